@@ -1,0 +1,77 @@
+"""Every bound of the system, in one place, with asserts on how they relate.
+
+Sizes are bytes, times seconds (the suffix says which). A queue, cache or wait that is not bounded by
+a name here is a bug.
+"""
+
+from dfsfs.base.units import GIB, KIB, MIB
+
+# -- names and files (POSIX) ------------------------------------------------------------------
+NAME_BYTES_MAX = 255
+SYMLINK_BYTES_MAX = 4095
+LINKS_MAX = 65_000  # as ext4
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 64 * KIB
+XATTR_INODE_BYTES_MAX = 256 * KIB
+FILE_BYTES_MAX = (1 << 63) - 1 - 4096  # what off_t and the kernel's page arithmetic can address
+
+# -- blocks and content -----------------------------------------------------------------------
+BLOCK_SHIFT_MIN = 12
+BLOCK_SHIFT_MAX = 22
+BLOCK_SHIFT_DEFAULT = 18  # 256 KiB
+BLOCK_BYTES_MAX = 1 << BLOCK_SHIFT_MAX
+TREE_FANOUT = 256  # children of an interior node: 256 * 33 bytes of digest, about 8 KiB
+INLINE_BYTES_MAX = 4 * KIB  # a file up to this size lives in its content row
+SEGMENT_BYTES = 64 * MIB
+SMALL_BLOCK_BYTES_MAX = 16 * KIB  # up to this size a block is kept in SQLite, above in segments
+
+# -- memory -----------------------------------------------------------------------------------
+WRITE_BUFFER_BYTES_MAX = 64 * MIB  # dirty bytes of a node not yet in blocks
+UPLOAD_BYTES_MAX = 64 * MIB  # blocks stored here and on their way to other holders
+BLOCK_CACHE_BYTES_MAX = 32 * MIB  # decoded blocks kept in memory
+READ_AHEAD_BYTES_MAX = 8 * MIB  # fetched ahead of one sequential reader
+FETCH_IN_FLIGHT_BYTES_MAX = 32 * MIB
+BLOCKING_THREADS_MAX = 16
+
+# -- wire -------------------------------------------------------------------------------------
+FRAME_HEADER_BYTES_MAX = 64 * KIB
+FRAME_PAYLOAD_BYTES_MAX = BLOCK_BYTES_MAX + 64 * KIB
+STREAM_CREDIT_BYTES = 4 * MIB  # unacknowledged payload of one stream
+STREAMS_PER_SESSION_MAX = 1024
+SEND_QUEUE_BYTES_MAX = 16 * MIB  # per session
+CODEC_DEPTH_MAX = 16
+CODEC_ITEMS_MAX = 65_536
+
+# -- time -------------------------------------------------------------------------------------
+DIAL_TIMEOUT_S = 5.0
+HANDSHAKE_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 10.0
+SESSION_LEASE_S = 2.0  # a session without anything received for so long is dead
+KEEPALIVE_S = SESSION_LEASE_S / 4
+RECONNECT_MIN_S = 0.1
+RECONNECT_MAX_S = 15.0
+FETCH_TIMEOUT_S = 30.0
+HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
+CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
+
+# -- exchange ---------------------------------------------------------------------------------
+ROWS_BATCH_BYTES_MAX = 512 * KIB
+ROWS_BATCH_COUNT_MAX = 4096
+MEMBERS_MAX = 1024
+ADDRESSES_PER_MEMBER_MAX = 8
+NODE_NAME_BYTES_MAX = 64
+
+# -- defaults a user can change ---------------------------------------------------------------
+REPLICAS_DEFAULT = 3
+REPLICAS_MAX = 16
+WRITE_CONCERN_DEFAULT = 2
+CACHE_BYTES_DEFAULT = 10 * GIB
+LISTEN_PORT_DEFAULT = 4000
+
+assert (1 << BLOCK_SHIFT_MIN) <= (1 << BLOCK_SHIFT_DEFAULT) <= BLOCK_BYTES_MAX
+assert TREE_FANOUT * 64 < FRAME_PAYLOAD_BYTES_MAX
+assert INLINE_BYTES_MAX < (1 << BLOCK_SHIFT_DEFAULT)
+assert BLOCK_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX
+assert STREAM_CREDIT_BYTES >= BLOCK_BYTES_MAX
+assert XATTR_VALUE_BYTES_MAX < ROWS_BATCH_BYTES_MAX
+assert KEEPALIVE_S * 2 < SESSION_LEASE_S

@@ -1,0 +1,7 @@
+"""Floor 1: the doors to time, chance, threads and SQL, and the background worker."""
+
+from dfsfs.runtime.database import Database
+from dfsfs.runtime.worker import Worker, WorkerStatus, run_worker
+from dfsfs.runtime.world import RealWorld, World
+
+__all__ = ["Database", "RealWorld", "Worker", "WorkerStatus", "World", "run_worker"]

@@ -1,0 +1,152 @@
+"""SQLite through apsw: open, pragmas, numbered schema, transactions, checkpoints, durability.
+
+The only importer of apsw. Sync: every method is a short statement and may run on the loop, except
+`sync` and `checkpoint`, which wait for the disk and belong in `World.run_blocking`.
+
+Durability: the database is in WAL mode with synchronous=NORMAL, so a commit survives the end of the
+process at once, and a power cut only after `sync()` returned (which flushes the WAL file itself:
+https://sqlite.org/wal.html, "durability"). apsw bundles an SQLite without the WAL-reset bug.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from dfsfs.base.errors import Corrupt, DfsError, Full
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """One SQLite file and its connection; owned by the part that made it, used from the loop."""
+
+    def __init__(self, path: Path | None, *, schema: str, version: int, cache_bytes: int) -> None:
+        """Open or create `path` (None: in memory) and apply `schema` to a new file.
+
+        Raises:
+            Corrupt: not a database, or one of another `version`.
+        """
+        self._path = path
+        try:
+            self._connection = apsw.Connection(":memory:" if path is None else str(path))
+            self._connection.set_busy_timeout(5000)
+            execute = self._connection.execute
+            if path is not None:
+                execute("PRAGMA journal_mode=WAL")
+            execute("PRAGMA synchronous=NORMAL")
+            execute("PRAGMA wal_autocheckpoint=0")  # a checkpoint waits for the disk: see checkpoint()
+            execute(f"PRAGMA cache_size=-{cache_bytes // 1024}")
+            execute("PRAGMA temp_store=MEMORY")
+            found = self.value("PRAGMA user_version")
+            if found == 0:
+                with self.transaction():
+                    execute(schema)
+                    execute(f"PRAGMA user_version={version}")
+            elif found != version:
+                raise Corrupt(f"{path}: database of version {found}, this program knows {version}")
+        except apsw.Error as error:
+            raise _translate(error, path) from error
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file is; None for a database in memory."""
+        return self._path
+
+    def execute(self, sql: str, bindings: Sequence[Any] = ()) -> None:
+        """Run one statement for its effect."""
+        try:
+            self._connection.execute(sql, bindings)
+        except apsw.Error as error:
+            raise _translate(error, self._path) from error
+
+    def executemany(self, sql: str, bindings: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each tuple of bindings."""
+        try:
+            self._connection.executemany(sql, bindings)
+        except apsw.Error as error:
+            raise _translate(error, self._path) from error
+
+    def rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[Row]:
+        """All rows of a query; give it a LIMIT when it may be long."""
+        try:
+            return list(self._connection.execute(sql, bindings))
+        except apsw.Error as error:
+            raise _translate(error, self._path) from error
+
+    def row(self, sql: str, bindings: Sequence[Any] = ()) -> Row | None:
+        """The first row of a query, or None."""
+        try:
+            return self._connection.execute(sql, bindings).fetchone()  # type: ignore[no-any-return]
+        except apsw.Error as error:
+            raise _translate(error, self._path) from error
+
+    def value(self, sql: str, bindings: Sequence[Any] = ()) -> Any:
+        """The first column of the first row, or None."""
+        row = self.row(sql, bindings)
+        return None if row is None else row[0]
+
+    def changes(self) -> int:
+        """Rows changed by the last statement."""
+        return self._connection.changes()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit on normal exit, roll back on an exception. Not nestable; no await inside."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        try:
+            self.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def sync(self) -> None:
+        """Wait until every commit so far is on stable storage. Blocks: call it in a thread."""
+        if self._path is None:
+            return
+        # SQLite holds its locks on the database file, so closing another descriptor of the WAL is safe.
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(f"{self._path}-wal", os.O_RDONLY)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log: what a checkpoint could fold into the database."""
+        try:
+            return 0 if self._path is None else os.stat(f"{self._path}-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    def checkpoint(self) -> None:
+        """Fold the WAL into the database without stopping writers. Blocks: call it in a thread."""
+        if self._path is None:
+            return
+        # A connection of its own: the loop's connection stays free while this one waits for the disk.
+        connection = apsw.Connection(str(self._path))
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            raise _translate(error, self._path) from error
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the connection; nothing durable depends on it."""
+        self._connection.close()
+
+
+def _translate(error: apsw.Error, path: Path | None) -> DfsError:
+    if isinstance(error, apsw.FullError):
+        return Full(f"{path}: {error}")
+    return Corrupt(f"{path}: {error}")

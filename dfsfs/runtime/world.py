@@ -1,0 +1,63 @@
+"""Time, chance and blocking calls of one node, behind one small interface.
+
+Everything that needs the clock, a random number or a thread asks its `World`, so that the
+simulator can give each node its own skewed clock, seeded dice and inline "threads".
+Waiting (`trio.sleep`, deadlines) uses trio's clock, which the simulator replaces as a whole.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import trio
+
+from dfsfs.base.limits import BLOCKING_THREADS_MAX
+
+T = TypeVar("T")
+
+
+class World(Protocol):
+    """What a node may know of the world outside."""
+
+    @property
+    def random(self) -> random.Random:
+        """This node's dice."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the epoch, as the machine believes; may jump."""
+        ...
+
+    def now_s(self) -> float:
+        """Monotonic seconds, the clock of deadlines."""
+        ...
+
+    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
+        """Run `function(*args)` off the loop. Not cancellable: it always runs to its end."""
+        ...
+
+
+class RealWorld:
+    """The machine's own clock, chance and threads."""
+
+    def __init__(self, *, threads_max: int = BLOCKING_THREADS_MAX) -> None:
+        self._random = random.Random()  # jitter and sampling only, never secrets
+        self._threads = trio.CapacityLimiter(threads_max)
+
+    @property
+    def random(self) -> random.Random:
+        """This node's dice."""
+        return self._random
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the epoch, as the machine believes; may jump."""
+        return time.time_ns()
+
+    def now_s(self) -> float:
+        """Monotonic seconds, the clock of deadlines."""
+        return trio.current_time()
+
+    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
+        """Run `function(*args)` in a thread; waits for a free one of `threads_max`."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
