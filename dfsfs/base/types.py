@@ -95,14 +95,16 @@ class ContentRef:
 
     Exactly one of three shapes: `inline` holds all bytes (`size == len(inline)`, root None);
     `root` names the Merkle tree's root block; both None: `size` zero bytes (one hole, or empty).
-    `shift` is the log2 of the block size of the tree. Equal bytes with equal shift and digest kind
-    have equal refs: leaves drop trailing zeros and an all-zero subtree is a hole.
+    `shift` is the log2 of the block size of the tree. `stored` is the sum of the sizes of its
+    leaves (what `du` shows: holes cost nothing). Equal bytes with equal shift and digest kind have
+    equal refs: leaves drop trailing zeros and an all-zero subtree is a hole.
     """
 
     size: int
     root: Digest | None = None
     inline: bytes | None = None
     shift: int = BLOCK_SHIFT_DEFAULT
+    stored: int = 0
 
     def __post_init__(self) -> None:
         if self.inline is not None and (self.root is not None or len(self.inline) != self.size):
