@@ -38,7 +38,9 @@ class Database:
             if path is not None:
                 execute("PRAGMA journal_mode=WAL")
             execute("PRAGMA synchronous=NORMAL")
-            execute("PRAGMA wal_autocheckpoint=0")  # a checkpoint waits for the disk: see checkpoint()
+            execute(
+                "PRAGMA wal_autocheckpoint=0"
+            )  # a checkpoint waits for the disk: see checkpoint()
             execute(f"PRAGMA cache_size=-{cache_bytes // 1024}")
             execute("PRAGMA temp_store=MEMORY")
             found = self.value("PRAGMA user_version")
