@@ -1,7 +1,7 @@
 """Every bound of the system, in one place, with asserts on how they relate.
 
-Sizes are bytes, times seconds (the suffix says which). A queue, cache or wait that is not bounded by
-a name here is a bug.
+Sizes are bytes, times seconds (the suffix says which). A queue, cache or wait that is not bounded
+by a name here is a bug.
 """
 
 from dfsfs.base.units import GIB, KIB, MIB

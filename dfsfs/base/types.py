@@ -16,7 +16,7 @@ from dfsfs.base.errors import Invalid
 from dfsfs.base.limits import BLOCK_SHIFT_DEFAULT
 
 Buffer = bytes | bytearray | memoryview
-"""Contiguous bytes. A function that keeps one says so; otherwise it is the caller's again on return."""
+"""Contiguous bytes. A function that keeps one says so; otherwise it is the caller's on return."""
 
 InodeId = NewType("InodeId", int)
 """63 bits: `(origin number << 40) | counter`. It is the inode number users see, on every mount."""
@@ -80,7 +80,7 @@ def digest_text(digest: Digest) -> str:
 
 
 class Stamp(NamedTuple):
-    """Total order of transactions: hybrid time (microseconds), then origin (Kulkarni et al. 2014)."""
+    """Total order of transactions: hybrid time (µs), then origin (Kulkarni et al. 2014)."""
 
     time: int
     origin: Origin

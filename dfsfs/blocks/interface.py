@@ -53,8 +53,9 @@ class Upload(Protocol):
         ...
 
     async def settle(self) -> None:
-        """Wait until every block put so far is held by as many nodes as the write concern asks,
-        or by all that can be reached (see promises 8); not necessarily on stable storage.
+        """Wait until every block put so far is held by as many nodes as the write concern asks.
+
+        Or by all that can be reached (promise 8); not necessarily on stable storage.
 
         Raises:
             Unavailable: the write concern is strict and cannot be met.
@@ -121,8 +122,10 @@ class BlockStore(Protocol):
         ...
 
     async def sync(self) -> None:
-        """Return when everything put before the call is on stable storage. Concurrent calls share
-        one flush."""
+        """Return when everything put before the call is on stable storage.
+
+        Concurrent calls share one flush.
+        """
         ...
 
     def page(self, after: Digest | None, limit: int) -> list[Digest]:

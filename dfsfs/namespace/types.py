@@ -1,4 +1,4 @@
-"""The values the namespace takes and gives. Names are bytes; times are nanoseconds since the epoch."""
+"""What the namespace takes and gives. Names are bytes; times are nanoseconds since the epoch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeChanges:
-    """Fields of setattr; None leaves a field alone. Size is not among them: see `Namespace.write`."""
+    """Fields of setattr; None leaves one alone. Size is not among them: see `Namespace.write`."""
 
     mode: int | None = None
     uid: int | None = None
@@ -59,7 +59,7 @@ class Batch:
 
     It follows position `after` of that origin and reaches `upto`: whoever holds everything up to
     `after` holds everything up to `upto` once it is applied. `rows` is the canonical encoding
-    (codec, versioned) of all rows with after < stamp <= upto that are still current at the sender.
+    (codec, versioned) of all rows with after < stamp <= upto still current at the sender.
     """
 
     origin: Origin
@@ -72,8 +72,8 @@ class Batch:
 class Change:
     """What one commit, local or applied, changed in the view: for kernel caches and for fetching.
 
-    `entries`: names whose binding may have changed, as (directory, name). `attributes`: inodes whose
-    attributes may have changed. `contents`: files whose bytes changed, with their new ref.
+    `entries`: names whose binding may have changed, as (directory, name). `attributes`: inodes
+    whose attributes may have changed. `contents`: files whose bytes changed, with their new ref.
     `directories`: directories where more changed than entries names (merge, revival): forget all
     their entries. `local` tells whether this node's own verb did it.
     """

@@ -82,7 +82,7 @@ class Database:
     def row(self, sql: str, bindings: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, or None."""
         try:
-            return self._connection.execute(sql, bindings).fetchone()  # type: ignore[no-any-return]
+            return self._connection.execute(sql, bindings).fetchone()
         except apsw.Error as error:
             raise _translate(error, self._path) from error
 
@@ -115,7 +115,7 @@ class Database:
         """Wait until every commit so far is on stable storage. Blocks: call it in a thread."""
         if self._path is None:
             return
-        # SQLite holds its locks on the database file, so closing another descriptor of the WAL is safe.
+        # SQLite's locks are on the database file: closing another descriptor of the WAL is safe.
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(f"{self._path}-wal", os.O_RDONLY)
             try:
@@ -134,7 +134,7 @@ class Database:
         """Fold the WAL into the database without stopping writers. Blocks: call it in a thread."""
         if self._path is None:
             return
-        # A connection of its own: the loop's connection stays free while this one waits for the disk.
+        # A connection of its own: the loop's stays free while this one waits for the disk.
         connection = apsw.Connection(str(self._path))
         try:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)

@@ -1,4 +1,4 @@
-"""Background duties: a `Worker` does small steps at its own pace and can always say what it does."""
+"""Background duties: a `Worker` does small steps at its own pace and says what it does."""
 
 import logging
 from dataclasses import dataclass, field

@@ -1,0 +1,191 @@
+"""The records by which nodes know each other, and the table that keeps them.
+
+Each node publishes one `Member` record about itself; records spread by gossip and the one with the
+greatest version wins, so the table is a last-writer-wins map with one writer a key. It is kept on
+disk, so that a node finds its peers again without its bootstrap address.
+
+Sync; no network here: `membership` dials and gossips.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dfsfs.base.codec import decode, encode
+from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.limits import ADDRESSES_PER_MEMBER_MAX, MEMBERS_MAX, NODE_NAME_BYTES_MAX
+from dfsfs.base.types import ORIGIN_MAX, NodeId, Origin
+from dfsfs.base.units import KIB
+from dfsfs.cluster.placement import Candidate
+from dfsfs.runtime import Database
+
+log = logging.getLogger(__name__)
+
+MEMBER_BYTES_MAX = 8 * KIB
+NODE_ID_BYTES = 32
+WEIGHT_MAX = 1 << 40
+
+SCHEMA = """
+-- What this node knows of every node of the network, itself included.
+CREATE TABLE member (
+    node BLOB PRIMARY KEY,   -- node id, 32 bytes
+    record BLOB NOT NULL     -- Member, in the canonical codec
+) WITHOUT ROWID;
+-- Single values about this node (such as its incarnation), by name.
+CREATE TABLE fact (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """What a node says of itself. `version` only grows; `removed` ends its membership."""
+
+    node: NodeId
+    name: str
+    origin: Origin
+    version: int
+    addresses: tuple[str, ...]
+    weight: int  # share of blocks it should hold; 0: it stores none
+    mounts: bool
+    removed: bool = False
+
+    def to_wire(self) -> list[Any]:
+        """The fields as a list for the codec."""
+        return [
+            self.node,
+            self.name,
+            self.origin,
+            self.version,
+            list(self.addresses),
+            self.weight,
+            self.mounts,
+            self.removed,
+        ]
+
+    @classmethod
+    def from_wire(cls, value: object) -> "Member":
+        """Check and build a record that came from outside.
+
+        Raises:
+            RemoteProtocolError: any field is not what it should be.
+        """
+        if not isinstance(value, list) or len(value) < 8:
+            raise RemoteProtocolError("malformed member record")
+        node, name, origin, version, addresses, weight, mounts, removed = value[:8]
+        if not (
+            isinstance(node, bytes)
+            and len(node) == NODE_ID_BYTES
+            and isinstance(name, str)
+            and 0 < len(name.encode()) <= NODE_NAME_BYTES_MAX
+            and name.isprintable()
+            and "/" not in name
+            and type(origin) is int
+            and 0 < origin <= ORIGIN_MAX
+            and type(version) is int
+            and 0 <= version < 1 << 63
+            and isinstance(addresses, list)
+            and len(addresses) <= ADDRESSES_PER_MEMBER_MAX
+            and all(isinstance(item, str) and len(item) <= 256 for item in addresses)
+            and type(weight) is int
+            and 0 <= weight <= WEIGHT_MAX
+            and type(mounts) is bool
+            and type(removed) is bool
+        ):
+            raise RemoteProtocolError("malformed member record")
+        return cls(
+            node=NodeId(node),
+            name=name,
+            origin=Origin(origin),
+            version=version,
+            addresses=tuple(addresses),
+            weight=weight,
+            mounts=mounts,
+            removed=removed,
+        )
+
+
+class MemberTable:
+    """All known members. Owned by the node; changed by `membership` and by this node itself."""
+
+    def __init__(self, database: Database, own: NodeId) -> None:
+        self._database = database
+        self.own = own
+        self._members: dict[NodeId, Member] = {}
+        self._candidates: list[Candidate] = []
+        self._watchers: list[Callable[[Member], None]] = []
+        for (record,) in database.rows("SELECT record FROM member"):
+            member = Member.from_wire(decode(record, size_max=MEMBER_BYTES_MAX))
+            self._members[member.node] = member
+        self._rebuild()
+
+    def watch(self, callback: Callable[[Member], None]) -> None:
+        """Call back, synchronously, for every record that is new or newer."""
+        self._watchers.append(callback)
+
+    def get(self, node: NodeId) -> Member | None:
+        """The record of a node, or None if it was never heard of."""
+        return self._members.get(node)
+
+    def all(self) -> list[Member]:
+        """Every record, removed members included, in node-id order."""
+        return [self._members[node] for node in sorted(self._members)]
+
+    def current(self) -> list[Member]:
+        """Every member that was not removed, in node-id order."""
+        return [member for member in self.all() if not member.removed]
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The members that store blocks, for placement."""
+        return self._candidates
+
+    def name_of_origin(self, origin: Origin) -> str:
+        """The name of the node that wrote as `origin`; the number if nobody did that is known."""
+        for node in sorted(self._members):
+            if self._members[node].origin == origin:
+                return self._members[node].name
+        return f"node {origin}"
+
+    def merge(self, records: Iterable[Member]) -> list[Member]:
+        """Keep what is newer than ours; returns it."""
+        news = []
+        for record in records:
+            known = self._members.get(record.node)
+            if known is not None and known.version >= record.version:
+                continue
+            if known is None and len(self._members) >= MEMBERS_MAX:
+                log.warning("member %s is over the limit of %d, ignored", record.name, MEMBERS_MAX)
+                continue
+            self._members[record.node] = record
+            news.append(record)
+            self._database.execute(
+                "INSERT OR REPLACE INTO member(node, record) VALUES(?, ?)",
+                (record.node, encode(record.to_wire())),
+            )
+        if news:
+            self._rebuild()
+            for record in news:
+                for callback in self._watchers:
+                    callback(record)
+        return news
+
+    def fact(self, name: str) -> bytes | None:
+        """A stored value about this node."""
+        value: bytes | None = self._database.value("SELECT value FROM fact WHERE name=?", (name,))
+        return value
+
+    def set_fact(self, name: str, value: bytes) -> None:
+        """Store a value about this node."""
+        self._database.execute("INSERT OR REPLACE INTO fact(name, value) VALUES(?, ?)", (name, value))
+
+    def _rebuild(self) -> None:
+        self._candidates = [
+            Candidate(member.node, float(member.weight))
+            for member in self.current()
+            if member.weight > 0
+        ]
