@@ -10,6 +10,7 @@
     ├─ Corrupt            bytes do not match their digest      -> another holder, and repair
     ├─ Full               no space, or a limit is reached      -> ENOSPC
     ├─ Refused            not allowed: wrong key, wrong network, bad identity
+    ├─ Misconfigured      what the operator asked for makes no sense -> say what to do, do not start
     ├─ LocalProtocolError    we broke the wire protocol: our bug
     └─ RemoteProtocolError   the peer broke it: close that session, nothing else
 
@@ -148,6 +149,12 @@ class Refused(DfsError):
     """Not allowed: wrong network key, wrong network, or an identity that is not what it claims."""
 
     errno = _errno.EACCES
+
+
+class Misconfigured(DfsError):
+    """A setting that cannot work; the message says what to do instead."""
+
+    errno = _errno.EINVAL
 
 
 class LocalProtocolError(DfsError):
