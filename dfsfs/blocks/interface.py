@@ -30,6 +30,17 @@ class BlockSource(Protocol):
         """The block if that needs no waiting (in memory, or verified and in the page cache)."""
         ...
 
+    async def read(self, digest: Digest, offset: int, size: int) -> Buffer:
+        """Bytes [offset, offset + size) of a block, clipped at its end; raises as `get` does.
+
+        Cheaper than `get` when the block was verified before and its source can read a part.
+        """
+        ...
+
+    def read_nowait(self, digest: Digest, offset: int, size: int) -> Buffer | None:
+        """What `read` would return if that needs no waiting."""
+        ...
+
     def prefetch(self, digests: Sequence[Digest]) -> None:
         """A hint that these will be wanted soon, in this order. Never fails, never waits."""
         ...
@@ -109,6 +120,19 @@ class BlockStore(Protocol):
         """The block if it is verified already and its bytes are in the page cache; never blocks."""
         ...
 
+    async def read(self, digest: Digest, offset: int, size: int) -> Buffer:
+        """Bytes [offset, offset + size) of the block, clipped at its end; raises as `get` does.
+
+        The block as a whole is verified first if it was not yet since start.
+        """
+        ...
+
+    def read_nowait(self, digest: Digest, offset: int, size: int) -> Buffer | None:
+        """What `read` would return, if the block is verified already and those bytes are in the
+        page cache; never blocks.
+        """
+        ...
+
     def has(self, digest: Digest) -> bool:
         """Whether the block is here, as far as the index knows. One index look-up."""
         ...
@@ -118,7 +142,11 @@ class BlockStore(Protocol):
         ...
 
     async def remove(self, digest: Digest) -> bool:
-        """Forget a block and give its space back; False if it was not here."""
+        """Forget a block and give its space back; False if it was not here.
+
+        Atomic: the block is gone from the index before the first checkpoint, so a caller that looks
+        at its pins and calls this in one step cannot lose a block that is pinned in between.
+        """
         ...
 
     async def sync(self) -> None:
