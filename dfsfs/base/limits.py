@@ -30,7 +30,9 @@ WRITE_BUFFER_BYTES_MAX = 64 * MIB  # dirty bytes of a node not yet in blocks
 UPLOAD_BYTES_MAX = 64 * MIB  # blocks stored here and on their way to other holders
 BLOCK_CACHE_BYTES_MAX = 32 * MIB  # decoded blocks kept in memory
 READ_AHEAD_BYTES_MAX = 8 * MIB  # fetched ahead of one sequential reader
-FETCH_IN_FLIGHT_BYTES_MAX = 32 * MIB
+FETCHES_MAX = 96  # blocks being fetched at a time: 24 MiB of them at the default block size
+PENDING_COPIES_MAX = 65_536  # (block, peer) pairs waiting to be copied; above, a scan finds them
+INLINE_HASH_BYTES_MAX = 16 * KIB  # smaller data is hashed on the loop: a thread costs more
 BLOCKING_THREADS_MAX = 16
 
 # -- wire -------------------------------------------------------------------------------------
@@ -51,12 +53,19 @@ KEEPALIVE_S = SESSION_LEASE_S / 4
 RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 15.0
 FETCH_TIMEOUT_S = 30.0
+HEDGE_S = 0.5  # a holder that has not answered by then is not waited for alone
+SYNC_TIMEOUT_S = 30.0  # longest a peer may take to flush to its disk
+JOIN_TIMEOUT_S = 60.0  # longest a start with --bootstrap tries to reach the network
+REPAIR_SCAN_S = 600.0  # how often a node compares its blocks with their other holders unasked
 HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
 CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
 
 # -- exchange ---------------------------------------------------------------------------------
 ROWS_BATCH_BYTES_MAX = 512 * KIB
 ROWS_BATCH_COUNT_MAX = 4096
+ROWS_SLICE_BYTES = 64 * KIB  # of catching up at a time: applying it must not hold the loop long
+ROWS_REPORT_S = 2.0  # how often a receiver tells everything it holds
+GOSSIP_S = 5.0  # how often two nodes compare their member tables
 MEMBERS_MAX = 1024
 ADDRESSES_PER_MEMBER_MAX = 8
 NODE_NAME_BYTES_MAX = 64

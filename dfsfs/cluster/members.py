@@ -50,7 +50,8 @@ class Member:
     origin: Origin
     version: int
     addresses: tuple[str, ...]
-    weight: int  # share of blocks it should hold; 0: it stores none
+    weight: int  # share of blocks it should hold, in MiB of capacity; 0: it stores none
+    used: int  # MiB of blocks it holds, as of this version
     mounts: bool
     removed: bool = False
 
@@ -63,6 +64,7 @@ class Member:
             self.version,
             list(self.addresses),
             self.weight,
+            self.used,
             self.mounts,
             self.removed,
         ]
@@ -74,9 +76,9 @@ class Member:
         Raises:
             RemoteProtocolError: any field is not what it should be.
         """
-        if not isinstance(value, list) or len(value) < 8:
+        if not isinstance(value, list) or len(value) < 9:
             raise RemoteProtocolError("malformed member record")
-        node, name, origin, version, addresses, weight, mounts, removed = value[:8]
+        node, name, origin, version, addresses, weight, used, mounts, removed = value[:9]
         if not (
             isinstance(node, bytes)
             and len(node) == NODE_ID_BYTES
@@ -93,6 +95,8 @@ class Member:
             and all(isinstance(item, str) and len(item) <= 256 for item in addresses)
             and type(weight) is int
             and 0 <= weight <= WEIGHT_MAX
+            and type(used) is int
+            and 0 <= used <= WEIGHT_MAX
             and type(mounts) is bool
             and type(removed) is bool
         ):
@@ -104,6 +108,7 @@ class Member:
             version=version,
             addresses=tuple(addresses),
             weight=weight,
+            used=used,
             mounts=mounts,
             removed=removed,
         )
@@ -181,7 +186,9 @@ class MemberTable:
 
     def set_fact(self, name: str, value: bytes) -> None:
         """Store a value about this node."""
-        self._database.execute("INSERT OR REPLACE INTO fact(name, value) VALUES(?, ?)", (name, value))
+        self._database.execute(
+            "INSERT OR REPLACE INTO fact(name, value) VALUES(?, ?)", (name, value)
+        )
 
     def _rebuild(self) -> None:
         self._candidates = [

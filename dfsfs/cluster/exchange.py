@@ -1,0 +1,338 @@
+"""Rows between two nodes: what the other lacks, then what happens here, acknowledged in order.
+
+Each side of a session opens one stream, `rows.feed`, and sends on it; the other side applies and
+acknowledges. So the two directions are independent, and everything on one stream is ordered.
+
+    receiver -> sender   have    {origin: position}    first message: everything it holds
+    sender -> receiver   rows    batches of whole transactions, each naming the position it follows
+    sender -> receiver   level   "this was all I held when you told me what you have"
+    receiver -> sender   ack     after applying: the positions that batches brought it to
+    receiver -> sender   have    now and then: everything it holds, again
+    receiver -> sender   pull    {origin: position}    a batch did not follow; send again from here
+
+After `level` only rows of the sender's own origin are pushed as they are committed: every other node
+does the same with its own. Rows of a third origin are relayed only if the receiver's report shows,
+twice in a row, that it has not got them from their author: that is anti-entropy, and it heals
+whatever the direct way missed.
+
+A peer counts as connected for `Publication` from the moment `level` was sent: from then on it gets
+every row as it is made and calls wait for its acknowledgement.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+
+from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.limits import ROWS_BATCH_BYTES_MAX, ROWS_REPORT_S, ROWS_SLICE_BYTES
+from dfsfs.base.types import ORIGIN_MAX, NodeId, Origin
+from dfsfs.cluster.publication import Publication
+from dfsfs.namespace import Batch, Change, Namespace
+from dfsfs.net import MessageStream, Session
+
+log = logging.getLogger(__name__)
+
+METHOD = "rows.feed"
+Applied = Callable[[Sequence[Change]], Awaitable[None]]
+
+
+class Exchange:
+    """Keeps this namespace and those of all connected peers the same. Owned by the node."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        publication: Publication,
+        *,
+        applied: Applied,
+        position_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`applied` runs after remote rows were applied and before they are acknowledged.
+
+        It makes the kernel forget what changed (promise 4) and bounds its own time.
+        """
+        self._namespace = namespace
+        self._publication = publication
+        self._applied = applied
+        self._senders: dict[NodeId, _Sender] = {}
+        self._level_from: set[NodeId] = set()
+        self._level_changed = trio.Event()
+        namespace.subscribe(self._committed)
+        self.rows_bytes_sent = 0
+        self.rows_bytes_applied = 0
+
+    # -- sending --------------------------------------------------------------------------------
+
+    async def send(self, session: Session) -> None:
+        """Send to one peer until the session ends."""
+        async with session.open_stream(METHOD, {}) as stream:
+            sender = _Sender(self._namespace, stream)
+            self._senders[session.peer.node] = sender
+            try:
+                await sender.greet()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._receive_reports, session, sender)
+                    while True:
+                        batches = sender.next_batches()
+                        if batches:
+                            self.rows_bytes_sent += await _send_batches(stream, batches)
+                        elif not sender.level:
+                            sender.level = True
+                            await stream.send(["level"])
+                            self._connected(session, sender)
+                        else:
+                            await sender.wait()
+            finally:
+                if self._senders.get(session.peer.node) is sender:
+                    del self._senders[session.peer.node]
+                    self._publication.disconnected(session.peer.node)
+
+    def _connected(self, session: Session, sender: "_Sender") -> None:
+        self._publication.connected(
+            session.peer.node,
+            mounts=bool(session.peer.fields.get("mounts")),
+            stores=bool(session.peer.fields.get("stores")),
+            acknowledged=sender.held.get(sender.own, 0),
+        )
+
+    async def _receive_reports(self, session: Session, sender: "_Sender") -> None:
+        while True:
+            message = await sender.stream.receive()
+            kind, positions = _checked_report(message.body)
+            if kind == "pull":
+                sender.rewind(positions)
+                continue
+            sender.held.update(positions)
+            if kind == "have":
+                sender.plan_relay()
+            if sender.level and sender.own in positions:
+                self._publication.acknowledged(session.peer.node, positions[sender.own])
+
+    def _committed(self, change: Change) -> None:
+        """Namespace subscriber: hand a local commit to every sender, in order."""
+        if change.local and change.batch is not None:
+            for sender in self._senders.values():
+                sender.push(change.batch)
+        # A receiver that applied rows of others tells so with its next report: no push.
+
+    # -- receiving ------------------------------------------------------------------------------
+
+    async def receive(self, session: Session, stream: MessageStream) -> None:
+        """Handler of `rows.feed`: apply what one peer sends until the session ends."""
+        node = session.peer.node
+        try:
+            await stream.send(["have", _wire_positions(self._namespace.have())])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._report_all, stream)
+                while True:
+                    message = await stream.receive()
+                    kind, batches = _checked_rows(message.body, message.payload)
+                    if kind == "level":
+                        self._level_from.add(node)
+                        self._level_changed.set()
+                        self._level_changed = trio.Event()
+                    elif batches:
+                        await self._apply(stream, batches)
+        finally:
+            self._level_from.discard(node)
+
+    async def _apply(self, stream: MessageStream, batches: list[Batch]) -> None:
+        before = self._namespace.have()
+        changes = self._namespace.apply(batches)
+        have = self._namespace.have()
+        self.rows_bytes_applied += sum(len(batch.rows) for batch in batches)
+        gaps = {
+            batch.origin: have.get(batch.origin, 0)
+            for batch in batches
+            if batch.after > have.get(batch.origin, 0)
+        }
+        if changes:
+            await self._applied(changes)
+        touched = {batch.origin for batch in batches}
+        await stream.send(
+            ["ack", _wire_positions({origin: have.get(origin, 0) for origin in touched})]
+        )
+        if gaps:
+            log.info("rows of %d origins do not follow what is held; pulling", len(gaps))
+            await stream.send(["pull", _wire_positions(gaps)])
+        assert all(have.get(origin, 0) >= position for origin, position in before.items())
+
+    async def _report_all(self, stream: MessageStream) -> None:
+        """Tell everything held, now and then: the other side relays what has not come directly."""
+        while True:
+            await trio.sleep(ROWS_REPORT_S)
+            await stream.send(["have", _wire_positions(self._namespace.have())])
+
+    async def wait_level(self, nodes: Callable[[], set[NodeId]]) -> None:
+        """Return when everything that the peers `nodes()` held at connect time was applied here."""
+        while not (nodes() and nodes() <= self._level_from):
+            await self._level_changed.wait()
+
+    def is_level(self, node: NodeId) -> bool:
+        """Whether everything this peer held at connect time was applied here."""
+        return node in self._level_from
+
+
+class _Sender:
+    """What one peer holds and was sent; feeds it from the commit queue or from the database."""
+
+    def __init__(self, namespace: Namespace, stream: MessageStream) -> None:
+        self.stream = stream
+        self.own = namespace.origin
+        self.held: dict[Origin, int] = {}  # as the peer last reported
+        self.level = False
+        self._namespace = namespace
+        self._sent: dict[Origin, int] = {}
+        self._behind: dict[Origin, int] = {}  # third origins the last full report showed behind
+        self._relayed: set[Origin] = set()  # those of them we send
+        self._queue: deque[Batch] = deque()
+        self._queue_bytes = 0
+        self._wake = trio.Event()
+
+    async def greet(self) -> None:
+        """Learn what the peer holds."""
+        message = await self.stream.receive()
+        _, positions = _checked_report(message.body)
+        self.held = dict(positions)
+        self._sent = dict(positions)
+
+    def push(self, batch: Batch) -> None:
+        """A local commit. Dropped when too much waits: the database has it all."""
+        if self._queue_bytes + len(batch.rows) <= ROWS_BATCH_BYTES_MAX:
+            self._queue.append(batch)
+            self._queue_bytes += len(batch.rows)
+        self._wake.set()
+
+    def plan_relay(self) -> None:
+        """Relay the third origins whose position at the peer is behind and did not move."""
+        behind = {
+            origin: self.held.get(origin, 0)
+            for origin, position in self._namespace.have().items()
+            if origin != self.own and self.held.get(origin, 0) < position
+        }
+        # Seen behind only once, its author is probably sending it at this moment.
+        self._relayed = {o for o, position in behind.items() if self._behind.get(o) == position}
+        self._behind = behind
+        for origin in self._relayed:
+            self._sent[origin] = behind[origin]
+        if self._relayed:
+            self._wake.set()
+
+    def rewind(self, positions: dict[Origin, int]) -> None:
+        """The peer misses something we believed it has."""
+        for origin, position in positions.items():
+            self._sent[origin] = position
+            if origin == self.own:
+                self._clear_queue()
+        self._wake.set()
+
+    def next_batches(self) -> list[Batch]:
+        """What to send now: queued commits if they follow, else the database; [] if level."""
+        sent = self._sent.get(self.own, 0)
+        batches: list[Batch] = []
+        while self._queue:
+            batch = self._queue.popleft()
+            self._queue_bytes -= len(batch.rows)
+            if batch.upto <= sent:
+                continue
+            if batch.after > sent:
+                self._clear_queue()  # a commit was dropped: read from the database
+                break
+            batches.append(batch)
+            sent = batch.upto
+        if not batches:
+            batches = self._from_database()
+        for batch in batches:
+            self._sent[batch.origin] = batch.upto
+        return batches
+
+    def _from_database(self) -> list[Batch]:
+        for origin, position in sorted(self._namespace.have().items()):
+            sent = self._sent.get(origin, 0)
+            if position <= sent:
+                continue
+            if self.level and origin != self.own and origin not in self._relayed:
+                continue  # its author sends it
+            batch = self._namespace.feed(origin, sent, bytes_max=ROWS_SLICE_BYTES)
+            if batch is not None:
+                return [batch]
+        return []
+
+    async def wait(self) -> None:
+        """Until there may be something to send."""
+        await self._wake.wait()
+        self._wake = trio.Event()
+
+    def _clear_queue(self) -> None:
+        self._queue.clear()
+        self._queue_bytes = 0
+
+
+async def _send_batches(stream: MessageStream, batches: list[Batch]) -> int:
+    heads = [[batch.origin, batch.after, batch.upto, len(batch.rows)] for batch in batches]
+    payload = batches[0].rows if len(batches) == 1 else b"".join(batch.rows for batch in batches)
+    await stream.send(["rows", heads], payload)
+    return len(payload)
+
+
+def _wire_positions(positions: dict[Origin, int]) -> dict[int, int]:
+    return {int(origin): position for origin, position in positions.items()}
+
+
+def _checked_report(body: Any) -> tuple[str, dict[Origin, int]]:
+    if not (
+        isinstance(body, list)
+        and len(body) >= 2
+        and body[0] in ("have", "ack", "pull")
+        and isinstance(body[1], dict)
+    ):
+        raise RemoteProtocolError("malformed report of positions")
+    for origin, position in body[1].items():
+        if not (_is_origin(origin) and _is_position(position)):
+            raise RemoteProtocolError("malformed position")
+    return body[0], body[1]
+
+
+def _checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> tuple[str, list[Batch]]:
+    if body == ["level"]:
+        return "level", []
+    if not (
+        isinstance(body, list)
+        and len(body) >= 2
+        and body[0] == "rows"
+        and isinstance(body[1], list)
+    ):
+        raise RemoteProtocolError("malformed rows message")
+    batches = []
+    view = memoryview(payload)
+    start = 0
+    for head in body[1]:
+        if not (isinstance(head, list) and len(head) == 4):
+            raise RemoteProtocolError("malformed batch")
+        origin, after, upto, size = head
+        if not (
+            _is_origin(origin)
+            and _is_position(after)
+            and _is_position(upto)
+            and after < upto
+            and type(size) is int
+            and 0 <= size <= len(view) - start
+        ):
+            raise RemoteProtocolError("malformed batch")
+        rows = bytes(view[start : start + size])
+        batches.append(Batch(Origin(origin), after, upto, rows))
+        start += size
+    if start != len(view):
+        raise RemoteProtocolError("rows message with bytes of no batch")
+    return "rows", batches
+
+
+def _is_origin(value: object) -> bool:
+    return type(value) is int and 0 < value <= ORIGIN_MAX
+
+
+def _is_position(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63

@@ -1,0 +1,207 @@
+"""Blocks that are not here: get them from whoever holds them.
+
+Holders are asked in placement order, those with a session first; the next one is asked at once on an
+error or bad bytes, and as well (hedged) when the first is slow, so a slow, dead or lying peer costs
+one hedge delay (Dean and Barroso 2013, "The tail at scale"). Equal requests share one fetch. What
+arrives is verified against its digest before anybody sees it, then kept in the store as cache.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+
+from dfsfs.base.errors import Corrupt, DfsError, NotFound, Unavailable
+from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
+    FETCHES_MAX,
+    HEDGE_S,
+    INLINE_HASH_BYTES_MAX,
+)
+from dfsfs.base.types import Buffer, Digest, NodeId, digest_matches, digest_text
+from dfsfs.blocks import BlockStore
+from dfsfs.cluster.members import MemberTable
+from dfsfs.cluster.placement import ranked
+from dfsfs.net import Endpoint, Session
+from dfsfs.runtime import World
+
+log = logging.getLogger(__name__)
+
+METHOD_GET = "blocks.get"
+RETRY_S = 0.5  # between rounds over all holders while waiting for one to come back
+
+
+class Fetcher:
+    """Fetches blocks from peers. Owned by the cluster storage; `run` drives its prefetches."""
+
+    def __init__(
+        self,
+        world: World,
+        store: BlockStore,
+        endpoint: Endpoint,
+        members: MemberTable,
+        *,
+        timeout_s: float,
+        kept: Callable[[Digest], None] = lambda digest: None,
+    ) -> None:
+        """`kept` is told of every fetched block that stays in the store (it is cache)."""
+        self._world = world
+        self._store = store
+        self._endpoint = endpoint
+        self._members = members
+        self._timeout_s = timeout_s
+        self._kept = kept
+        self._flights: dict[Digest, _Flight] = {}
+        self._slots = trio.Semaphore(FETCHES_MAX)
+        self._nursery: trio.Nursery | None = None
+        self.fetched_blocks = 0
+        self.fetched_bytes = 0
+        self.bad_blocks = 0
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Host the fetches; they outlive the readers that asked for them."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def fetch(self, digest: Digest) -> Buffer:
+        """Get a block from the network.
+
+        Raises:
+            Unavailable: no holder answered within the fetch timeout.
+            NotFound: every node of the network is connected and none has it.
+            Corrupt: only bad copies were offered.
+        """
+        flight = self._start(digest)
+        with trio.move_on_after(self._timeout_s):
+            return await flight.wait()
+        raise Unavailable(f"block {digest_text(digest)} did not arrive in {self._timeout_s:.0f} s")
+
+    def prefetch(self, digests: Sequence[Digest]) -> None:
+        """Start fetching what is not here, as far as there is room now."""
+        for digest in digests:
+            if self._slots.value <= FETCHES_MAX // 4:
+                return  # leave room for those who wait
+            if not self._store.has(digest):
+                self._start(digest)
+
+    def _start(self, digest: Digest) -> "_Flight":
+        flight = self._flights.get(digest)
+        if flight is None:
+            assert self._nursery is not None, "fetch before run"
+            flight = self._flights[digest] = _Flight()
+            self._nursery.start_soon(self._fly, digest, flight)
+        return flight
+
+    async def _fly(self, digest: Digest, flight: "_Flight") -> None:
+        try:
+            async with self._slots:
+                with trio.fail_after(self._timeout_s):
+                    flight.land(await self._from_peers(digest))
+        except trio.TooSlowError:
+            flight.crash(Unavailable(f"block {digest_text(digest)}: no holder answered in time"))
+        except DfsError as error:
+            flight.crash(error)
+        finally:
+            self._flights.pop(digest, None)
+            if not flight.done.is_set():
+                flight.crash(Unavailable("this node is stopping"))
+
+    async def _from_peers(self, digest: Digest) -> Buffer:
+        """Ask holders until one gives the right bytes; waits for peers to come back meanwhile."""
+        while True:
+            sessions = self._holders(digest)
+            data, failure = await self._race(digest, sessions)
+            if data is not None:
+                return data
+            if failure is not None and not isinstance(failure, Unavailable):
+                everyone = {member.node for member in self._members.current()}
+                if everyone <= {session.peer.node for session in sessions} | {self._members.own}:
+                    raise failure  # all were asked: waiting will not help
+            await trio.sleep(RETRY_S)
+
+    def _holders(self, digest: Digest) -> list[Session]:
+        """Connected peers, the likeliest holder first."""
+        sessions = self._endpoint.sessions
+        order = [n for n in ranked(digest, self._members.candidates) if n in sessions]
+        # The rest may have it as cache, or from when the members were others.
+        order += sorted(n for n in sessions if n not in set(order))
+        return [sessions[node] for node in order if node != self._members.own]
+
+    async def _race(
+        self, digest: Digest, sessions: list[Session]
+    ) -> tuple[Buffer | None, DfsError | None]:
+        """Ask one after the other; the next starts on failure or after `HEDGE_S`."""
+        won: list[Buffer] = []
+        failures: list[DfsError] = []
+
+        async with trio.open_nursery() as nursery:
+
+            async def ask(session: Session, failed: trio.Event) -> None:
+                try:
+                    won.append(await self._ask(session, digest))
+                    nursery.cancel_scope.cancel()
+                except DfsError as error:
+                    failures.append(error)
+                    failed.set()
+
+            for session in sessions:
+                failed = trio.Event()
+                nursery.start_soon(ask, session, failed)
+                with trio.move_on_after(HEDGE_S):
+                    await failed.wait()
+        if won:
+            return won[0], None
+        for failure in failures:  # the most telling one
+            if not isinstance(failure, NotFound):
+                return None, failure
+        return None, failures[0] if failures else Unavailable("no peer is connected")
+
+    async def _ask(self, session: Session, digest: Digest) -> Buffer:
+        reply = await session.call(METHOD_GET, [digest], deadline_s=CALL_TIMEOUT_S)
+        data = reply.payload
+        if len(data) > INLINE_HASH_BYTES_MAX:
+            good = await self._world.run_blocking(digest_matches, digest, data)
+        else:
+            good = digest_matches(digest, data)
+        if not good:
+            self.bad_blocks += 1
+            log.warning("peer %s sent bad bytes for %s", session.peer.name, digest_text(digest))
+            raise Corrupt(f"block {digest_text(digest)} from {session.peer.name} is damaged")
+        self.fetched_blocks += 1
+        self.fetched_bytes += len(data)
+        try:
+            await self._store.put(digest, data)
+            self._kept(digest)
+        except DfsError as error:
+            # A full or failing disk does not keep the reader from its bytes.
+            log.info("fetched block %s is not kept: %s", digest_text(digest), error)
+        return data
+
+
+class _Flight:
+    """One fetch under way and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self._data: Buffer | None = None
+        self._error: DfsError | None = None
+
+    def land(self, data: Buffer) -> None:
+        """It is here."""
+        self._data = data
+        self.done.set()
+
+    def crash(self, error: DfsError) -> None:
+        """It could not be had."""
+        self._error = error
+        self.done.set()
+
+    async def wait(self) -> Buffer:
+        """The bytes, or the error raised anew for each waiter."""
+        await self.done.wait()
+        if self._data is None:
+            assert self._error is not None
+            raise type(self._error)(str(self._error)) from self._error
+        return self._data

@@ -1,0 +1,207 @@
+"""When may a call return? Positions that peers acknowledged, and who waits for them.
+
+Every local transaction has a position (the time of its stamp). Peers acknowledge positions: "I have
+applied your rows up to here and my kernel has forgotten what they change". So one acknowledgement
+releases every caller at or below it (group commit), and the whole state is one number a peer.
+
+A position is *visible* when every connected mount acknowledged it and as many nodes hold it as the
+write concern asks, or all that can be reached if they are fewer (promises 4 and 8). It is *durable*
+when it is visible and rows and blocks are on stable storage here and on the write-concern nodes
+(promise 9). Without peers both are as cheap as they look.
+
+Nothing here polls. A wait ends when the peer acknowledges or its session ends, which the session's
+own keepalive bounds (`limits.SESSION_LEASE_S`).
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from dfsfs.base.errors import DfsError, Unavailable
+from dfsfs.base.types import NodeId
+
+
+@dataclass(slots=True)
+class PeerProgress:
+    """What one connected peer acknowledged of our rows and blocks."""
+
+    node: NodeId
+    mounts: bool
+    stores: bool
+    acknowledged: int = 0  # position of our own origin it has applied
+    puts_acknowledged: int = 0  # blocks it stored for a write of ours ...
+    puts_synced: int = 0  # ... and how many of them it has on stable storage
+
+
+class Publication:
+    """Positions and waiters of this node's own rows. Fed by `exchange` and `replicate`."""
+
+    def __init__(
+        self,
+        *,
+        concern: int | None,
+        strict: bool,
+        sync_local: Callable[[], Awaitable[None]],
+        sync_peer: Callable[[NodeId, int], Awaitable[None]],
+    ) -> None:
+        """`concern`: nodes that must hold a write, None for all in reach.
+
+        `sync_local` flushes blocks then rows of this node; `sync_peer(node, position)` asks a peer
+        to do the same once it has applied `position`.
+        """
+        self._concern = concern
+        self._strict = strict
+        self._sync_local = sync_local
+        self._sync_peer = sync_peer
+        self._peers: dict[NodeId, PeerProgress] = {}
+        self._waiters: deque[tuple[int, trio.Event]] = deque()
+        self.waits = 0
+        self.short_writes = 0
+
+    # -- fed from below -----------------------------------------------------------------------
+
+    def connected(self, node: NodeId, *, mounts: bool, stores: bool, acknowledged: int) -> None:
+        """From now on calls wait for this peer (it was sent everything up to now)."""
+        self._peers[node] = PeerProgress(node, mounts, stores, acknowledged)
+        self._release()
+
+    def disconnected(self, node: NodeId) -> None:
+        """The session ended: nobody waits for this peer any more."""
+        if self._peers.pop(node, None) is not None:
+            self._release()
+
+    def acknowledged(self, node: NodeId, position: int) -> None:
+        """The peer has applied our rows up to `position`."""
+        progress = self._peers.get(node)
+        if progress is not None and position > progress.acknowledged:
+            progress.acknowledged = position
+            self._release()
+
+    def block_stored(self, node: NodeId) -> None:
+        """The peer stored a block that a settling write of ours counts on."""
+        progress = self._peers.get(node)
+        if progress is not None:
+            progress.puts_acknowledged += 1
+
+    @property
+    def peers(self) -> list[PeerProgress]:
+        """Connected peers in node-id order."""
+        return [self._peers[node] for node in sorted(self._peers)]
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    async def visible(self, position: int) -> None:
+        """Return when `position` is visible as promised.
+
+        Raises:
+            Unavailable: the write concern is strict and cannot be met now.
+        """
+        await self._wait_visible(position)
+        self._check(1 + sum(peer.acknowledged >= position for peer in self._storing()))
+
+    async def durable(self, position: int) -> None:
+        """Return when `position` and all blocks before it are on stable storage as promised.
+
+        The peers flush while the rows are still being acknowledged by others: one round trip.
+
+        Raises:
+            Unavailable: the write concern is strict and cannot be met now.
+            DfsError: this node's own disk failed.
+        """
+        chosen = self._flush_order()
+        wanted = self._wanted()
+        # All that hold blocks not yet flushed there, and as many more as the rows need.
+        dirty = sum(peer.puts_synced < peer.puts_acknowledged for peer in chosen)
+        first = chosen[: max(dirty, wanted - 1)]
+        synced = [0]
+        failed: list[DfsError] = []
+
+        async def flush_local() -> None:
+            try:
+                await self._sync_local()
+            except DfsError as error:
+                failed.append(error)
+
+        async def flush_peer(peer: PeerProgress) -> None:
+            puts = peer.puts_acknowledged
+            try:
+                await self._sync_peer(peer.node, position)
+            except DfsError:
+                return  # it is replaced below, or missing in the count
+            peer.puts_synced = max(peer.puts_synced, puts)
+            synced[0] += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush_local)
+            for peer in first:
+                nursery.start_soon(flush_peer, peer)
+            await self._wait_visible(position)
+        if failed:
+            raise failed[0]
+        for peer in chosen[len(first) :]:
+            if 1 + synced[0] >= wanted:
+                break
+            await flush_peer(peer)
+        self._check(1 + synced[0])
+
+    async def _wait_visible(self, position: int) -> None:
+        if not self._peers or self._reach() >= position:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return
+        self.waits += 1
+        waiter = (position, trio.Event())
+        self._waiters.append(waiter)
+        try:
+            await waiter[1].wait()
+        finally:
+            if not waiter[1].is_set():
+                self._waiters.remove(waiter)
+
+    def _check(self, held: int) -> None:
+        if held < self._wanted():
+            self.short_writes += 1
+            if self._strict:
+                raise Unavailable(f"{held} of {self._wanted()} nodes hold this write")
+
+    # -- arithmetic ---------------------------------------------------------------------------
+
+    def _storing(self) -> list[PeerProgress]:
+        return [peer for peer in self._peers.values() if peer.stores]
+
+    def _flush_order(self) -> list[PeerProgress]:
+        """Storing peers: first those with blocks of ours to flush, then by node id."""
+        return sorted(
+            self._storing(),
+            key=lambda peer: (peer.puts_synced >= peer.puts_acknowledged, peer.node),
+        )
+
+    def _wanted(self) -> int:
+        """Nodes, this one included, that should hold a write."""
+        if self._concern is None:
+            return 1 + len(self._storing())
+        return self._concern
+
+    def _reach(self) -> int:
+        """The highest position that is visible now."""
+        reach = min(
+            (peer.acknowledged for peer in self._peers.values() if peer.mounts), default=1 << 63
+        )
+        storing = sorted((peer.acknowledged for peer in self._storing()), reverse=True)
+        others = min(self._wanted() - 1, len(storing))
+        if others > 0:
+            reach = min(reach, storing[others - 1])
+        return reach
+
+    def _release(self) -> None:
+        if not self._waiters:
+            return
+        reach = self._reach()
+        kept = [waiter for waiter in self._waiters if waiter[0] > reach]
+        if len(kept) == len(self._waiters):
+            return
+        for position, event in self._waiters:
+            if position <= reach:
+                event.set()
+        self._waiters = deque(kept)

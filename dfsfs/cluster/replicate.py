@@ -1,0 +1,302 @@
+"""Copies: every block to its replica set, and enough of them before a write returns.
+
+`Replicator` puts a freshly stored block on as many peers as the write concern asks (the *write
+set*, taken in placement order among the peers that are connected; one that fails or is full is
+replaced at once by the next), and hands the rest of the replica set to a background queue. The queue
+is memory only: what it forgets (a crash, an overflow) `repair` finds by comparing stores.
+
+`ReplicatedUpload` is the `Upload` that vfs and content see.
+"""
+
+import logging
+from collections import deque
+
+import trio
+
+from dfsfs.base.errors import DfsError, Unavailable
+from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
+    INLINE_HASH_BYTES_MAX,
+    PENDING_COPIES_MAX,
+    UPLOAD_BYTES_MAX,
+)
+from dfsfs.base.types import Buffer, Digest, DigestKind, NodeId, digest_of, digest_text
+from dfsfs.blocks import BlockStore, Pins
+from dfsfs.cluster.members import MemberTable
+from dfsfs.cluster.placement import ranked
+from dfsfs.cluster.publication import Publication
+from dfsfs.net import Endpoint, Session
+from dfsfs.runtime import World
+
+log = logging.getLogger(__name__)
+
+METHOD_PUT = "blocks.put"
+METHOD_OFFER = "blocks.offer"
+COPIERS = 4  # background copies under way at a time
+
+
+class Replicator:
+    """Copies blocks to other nodes. Owned by the cluster storage; `run` drives it."""
+
+    def __init__(
+        self,
+        world: World,
+        store: BlockStore,
+        endpoint: Endpoint,
+        members: MemberTable,
+        publication: Publication,
+        *,
+        copies: int,
+        concern: int | None,
+        strict: bool,
+    ) -> None:
+        """`copies`: replication factor; `concern`: nodes before a write returns, None for all."""
+        self._store = store
+        self._endpoint = endpoint
+        self._members = members
+        self._publication = publication
+        self._copies = copies
+        self._concern = concern
+        self.strict = strict
+        self.world = world
+        self.budget = _ByteBudget(UPLOAD_BYTES_MAX)
+        self._nursery: trio.Nursery | None = None
+        self._pending: deque[tuple[Digest, NodeId]] = deque()
+        self._pending_set: set[tuple[Digest, NodeId]] = set()
+        self._more = trio.Event()
+        self.scan_wanted = True  # blocks may lack copies that no queue knows of
+        self.copied_blocks = 0
+        self.copied_bytes = 0
+        self.short_blocks = 0
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Host the copies: those that writes wait for, and the background ones."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for _ in range(COPIERS):
+                nursery.start_soon(self._copy_pending)
+            task_status.started()
+            await trio.sleep_forever()
+
+    @property
+    def copies_outlive_put(self) -> bool:
+        """Whether a block may still be on its way when `put` has returned."""
+        return bool(self._endpoint.sessions)
+
+    # -- the write set ------------------------------------------------------------------------
+
+    def begin(self, digest: Digest, data: Buffer, *, new: bool, flight: "_Flight") -> None:
+        """Start copying a block that was just stored here; `flight` learns when that is enough."""
+        assert self._nursery is not None, "put before run"
+        order = ranked(digest, self._members.candidates)
+        own = self._members.own
+        home = order[: self._copies]
+        others = [node for node in order if node != own]
+        reachable = [node for node in others if node in self._endpoint.sessions]
+        if self._concern is None:
+            wanted = sum(node in self._endpoint.sessions for node in home if node != own)
+        else:
+            wanted = min(self._concern - 1, len(others))
+        if wanted > 0 and reachable:
+            flight.started(len(data))
+            self._nursery.start_soon(
+                self._settle, digest, data, new, reachable, wanted, home, flight
+            )
+            return
+        if wanted > 0:
+            self._fell_short(flight)
+        for node in home:
+            if node != own:
+                self.copy_later(digest, node)
+
+    async def _settle(
+        self,
+        digest: Digest,
+        data: Buffer,
+        new: bool,
+        reachable: list[NodeId],
+        wanted: int,
+        home: list[NodeId],
+        flight: "_Flight",
+    ) -> None:
+        """Put one block on `wanted` peers, then leave the rest of its home to the queue."""
+        holders: set[NodeId] = set()
+        try:
+            for node in reachable:
+                if len(holders) == wanted:
+                    break
+                if await self._copy(digest, data, node, new=new):
+                    holders.add(node)
+                    self._publication.block_stored(node)
+            if len(holders) < wanted:
+                self._fell_short(flight)
+            for node in home:
+                if node not in holders and node != self._members.own:
+                    self.copy_later(digest, node)
+        finally:
+            flight.ended(len(data))
+
+    def _fell_short(self, flight: "_Flight") -> None:
+        self.short_blocks += 1
+        flight.short += 1
+
+    async def _copy(self, digest: Digest, data: Buffer, node: NodeId, *, new: bool) -> bool:
+        """Put one block on one peer; False if that did not work out."""
+        session = self._endpoint.sessions.get(node)
+        if session is None:
+            return False
+        try:
+            if not new and not await offer(session, [digest]):
+                return True  # it has it
+            await session.call(METHOD_PUT, [digest], data, deadline_s=CALL_TIMEOUT_S)
+        except DfsError as error:
+            log.info("%s did not take %s: %s", session.peer.name, digest_text(digest), error)
+            return False
+        self.copied_blocks += 1
+        self.copied_bytes += len(data)
+        return True
+
+    # -- in the background --------------------------------------------------------------------
+
+    def copy_later(self, digest: Digest, node: NodeId) -> None:
+        """Queue a copy; when the queue is full, a scan will find it."""
+        pair = (digest, node)
+        if pair in self._pending_set:
+            return
+        if len(self._pending) >= PENDING_COPIES_MAX:
+            self.scan_wanted = True
+            return
+        self._pending.append(pair)
+        self._pending_set.add(pair)
+        self._more.set()
+
+    @property
+    def pending(self) -> int:
+        """Copies that are queued."""
+        return len(self._pending_set)
+
+    async def _copy_pending(self) -> None:
+        while True:
+            if not self._pending:
+                self._more = trio.Event()
+                await self._more.wait()
+                continue
+            digest, node = pair = self._pending.popleft()
+            try:
+                if node not in self._endpoint.sessions:
+                    self.scan_wanted = True  # when it is back, a scan compares
+                    continue
+                data = await self._store.get(digest)
+                if not await self._copy(digest, data, node, new=False):
+                    self.scan_wanted = True
+            except DfsError as error:
+                log.info("cannot copy %s: %s", digest_text(digest), error)
+            finally:
+                self._pending_set.discard(pair)
+
+
+async def offer(session: Session, digests: list[Digest]) -> list[Digest]:
+    """Which of these blocks the peer has not got."""
+    reply = await session.call(METHOD_OFFER, list(digests), deadline_s=CALL_TIMEOUT_S)
+    wanted = reply.body if isinstance(reply.body, list) else []
+    asked = set(digests)
+    return [digest for digest in wanted if digest in asked]
+
+
+class ReplicatedUpload:
+    """The `Upload` of a node with peers: stored here, on its way there."""
+
+    def __init__(
+        self, store: BlockStore, pins: Pins, replicator: Replicator, kind: DigestKind
+    ) -> None:
+        self._store = store
+        self._pins = pins
+        self._pinned: set[Digest] = set()
+        self._replicator = replicator
+        self._kind = kind
+        self._flight = _Flight(replicator.budget)
+
+    async def put(self, data: Buffer) -> Digest:
+        """Hash, store here, start copying. See `blocks.Upload.put`."""
+        world = self._replicator.world
+        if len(data) > INLINE_HASH_BYTES_MAX:
+            await self._replicator.budget.wait_room()
+            digest = await world.run_blocking(digest_of, self._kind, data)
+        else:
+            digest = digest_of(self._kind, data)
+        if digest not in self._pinned:
+            self._pins.pin(digest)
+            self._pinned.add(digest)
+        new = await self._store.put(digest, data)
+        if not isinstance(data, bytes) and self._replicator.copies_outlive_put:
+            data = bytes(data)  # the copies outlive this call, the caller's buffer does not
+        self._replicator.begin(digest, data, new=new, flight=self._flight)
+        return digest
+
+    async def settle(self) -> None:
+        """Wait for the write concern. See `blocks.Upload.settle`."""
+        await self._flight.wait()
+        short, self._flight.short = self._flight.short, 0
+        if short and self._replicator.strict:
+            raise Unavailable(f"{short} blocks are on fewer nodes than the write concern asks")
+
+    def close(self) -> None:
+        """End the protection from garbage collection."""
+        for digest in self._pinned:
+            self._pins.unpin(digest)
+        self._pinned.clear()
+
+
+class _ByteBudget:
+    """Bytes of blocks on their way to write sets; `wait_room` is the back-pressure to writers."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._room = trio.Event()
+
+    @property
+    def used(self) -> int:
+        """Bytes on their way."""
+        return self._used
+
+    def add(self, size: int) -> None:
+        """Bytes that leave (positive) or have arrived (negative)."""
+        self._used += size
+        if size < 0 and self._used < self._limit:
+            self._room.set()
+
+    async def wait_room(self) -> None:
+        """Return when less than the limit is on its way."""
+        while self._used >= self._limit:
+            self._room = trio.Event()
+            await self._room.wait()
+
+
+class _Flight:
+    """The copies one upload waits for."""
+
+    def __init__(self, budget: _ByteBudget) -> None:
+        self.short = 0  # blocks that did not reach their write concern
+        self._budget = budget
+        self._open = 0
+        self._landed: trio.Event | None = None
+
+    def started(self, size: int) -> None:
+        """One more block is on its way."""
+        self._open += 1
+        self._budget.add(size)
+
+    def ended(self, size: int) -> None:
+        """One block has arrived, or could not."""
+        self._open -= 1
+        self._budget.add(-size)
+        if self._open == 0 and self._landed is not None:
+            self._landed.set()
+
+    async def wait(self) -> None:
+        """Return when no copy is on its way."""
+        while self._open:
+            if self._landed is None or self._landed.is_set():
+                self._landed = trio.Event()
+            await self._landed.wait()
