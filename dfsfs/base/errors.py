@@ -5,11 +5,16 @@
     ├─ Exists, NotEmpty, IsDirectory, NotDirectory, ...         -> their POSIX errno (`errno` below)
     ├─ Unavailable        it exists but cannot be reached now  -> retry elsewhere, later; then EIO
     │   ├─ PeerUnreachable   no session to that peer, or it broke
+    │   │   └─ NotDfsNode       something answers at that address, but it is no dfs node
+    │   ├─ PeerFailed        the peer failed inside (its log says why)
     │   ├─ DeadlineExceeded  the wait was longer than its bound
     │   └─ Overloaded        a queue is full
     ├─ Corrupt            bytes do not match their digest      -> another holder, and repair
     ├─ Full               no space, or a limit is reached      -> ENOSPC
-    ├─ Refused            not allowed: wrong key, wrong network, bad identity
+    ├─ Refused            not allowed: wrong network, bad identity, no rights
+    │   ├─ KeyMissing        a network key is needed and there is none here
+    │   ├─ KeyMismatch       the other side holds another network key
+    │   └─ SelfConnection    the address dialled is our own
     ├─ Misconfigured      what the operator asked for makes no sense -> say what to do, do not start
     ├─ LocalProtocolError    we broke the wire protocol: our bug
     └─ RemoteProtocolError   the peer broke it: close that session, nothing else
@@ -125,6 +130,14 @@ class PeerUnreachable(Unavailable):
     """There is no session to that peer, or it broke during the call."""
 
 
+class NotDfsNode(PeerUnreachable):
+    """Something listens at that address, but it does not speak our protocol."""
+
+
+class PeerFailed(Unavailable):
+    """The peer failed inside while it answered; its log says why."""
+
+
 class DeadlineExceeded(Unavailable):
     """The answer did not come within its bound."""
 
@@ -155,6 +168,18 @@ class Misconfigured(DfsError):
     """A setting that cannot work; the message says what to do instead."""
 
     errno = _errno.EINVAL
+
+
+class KeyMissing(Refused):
+    """A network key is needed here and there is none."""
+
+
+class KeyMismatch(Refused):
+    """The other side holds another network key, or belongs to another network."""
+
+
+class SelfConnection(Refused):
+    """The address dialled leads back to this node."""
 
 
 class LocalProtocolError(DfsError):

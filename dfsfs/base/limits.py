@@ -39,8 +39,18 @@ BLOCKING_THREADS_MAX = 16
 FRAME_HEADER_BYTES_MAX = 64 * KIB
 FRAME_PAYLOAD_BYTES_MAX = BLOCK_BYTES_MAX + 64 * KIB
 STREAM_CREDIT_BYTES = 4 * MIB  # unacknowledged payload of one stream
-STREAMS_PER_SESSION_MAX = 1024
-SEND_QUEUE_BYTES_MAX = 16 * MIB  # per session
+STREAMS_PER_SESSION_MAX = 1024  # calls in flight, each way
+MESSAGE_STREAMS_PER_SESSION_MAX = 64  # open message streams, each way
+SEND_QUEUE_BYTES_MAX = 16 * MIB  # bulk frames of one session waiting for its socket
+URGENT_QUEUE_BYTES_MAX = 2 * MIB  # small frames of one session waiting for its socket
+URGENT_FRAME_BYTES_MAX = 16 * KIB  # a frame up to this size overtakes bulk frames
+URGENT_BURST_MAX = 64  # small frames sent before one bulk frame gets its turn
+INBOUND_BYTES_MAX = 64 * MIB  # payloads that the calls of one peer hold in memory here
+SOCKET_UNSENT_BYTES = 128 * KIB  # what a socket takes beyond what is on the wire
+HELLO_BYTES_MAX = 16 * KIB
+METHOD_BYTES_MAX = 64
+FAILURE_TEXT_BYTES_MAX = 512
+HANDSHAKES_MAX = 64  # accepted connections that have not said hello yet
 CODEC_DEPTH_MAX = 16
 CODEC_ITEMS_MAX = 65_536
 
@@ -48,6 +58,9 @@ CODEC_ITEMS_MAX = 65_536
 DIAL_TIMEOUT_S = 5.0
 HANDSHAKE_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 10.0
+SEND_STALL_S = 10.0  # a peer that takes no byte for so long loses its session
+GOODBYE_TIMEOUT_S = 1.0  # for the other side to close after our goodbye
+ACCEPT_PAUSE_S = 0.1  # after a failed accept, such as too many open files
 SESSION_LEASE_S = 2.0  # a session without anything received for so long is dead
 KEEPALIVE_S = SESSION_LEASE_S / 4
 RECONNECT_MIN_S = 0.1
@@ -82,5 +95,8 @@ assert TREE_FANOUT * 64 < FRAME_PAYLOAD_BYTES_MAX
 assert INLINE_BYTES_MAX < (1 << BLOCK_SHIFT_DEFAULT)
 assert BLOCK_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX
 assert STREAM_CREDIT_BYTES >= BLOCK_BYTES_MAX
+assert URGENT_FRAME_BYTES_MAX <= URGENT_QUEUE_BYTES_MAX
+assert FRAME_PAYLOAD_BYTES_MAX < SEND_QUEUE_BYTES_MAX <= INBOUND_BYTES_MAX
+assert HELLO_BYTES_MAX <= FRAME_HEADER_BYTES_MAX
 assert XATTR_VALUE_BYTES_MAX < ROWS_BATCH_BYTES_MAX
 assert KEEPALIVE_S * 2 < SESSION_LEASE_S
