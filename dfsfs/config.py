@@ -141,8 +141,10 @@ class Config:
     insecure: bool = False  # no key, no encryption: loopback only
 
     def __post_init__(self) -> None:
-        if not self.state.is_absolute():
-            object.__setattr__(self, "state", self.state.absolute())
+        # Absolute, because a node in the background changes its working directory.
+        object.__setattr__(self, "state", self.state.absolute())
+        if self.key_file is not None:
+            object.__setattr__(self, "key_file", self.key_file.absolute())
         if not self.name:
             object.__setattr__(self, "name", os.uname().nodename.partition(".")[0] or "node")
         self._check_name()

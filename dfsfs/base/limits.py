@@ -79,9 +79,17 @@ ROWS_BATCH_COUNT_MAX = 4096
 ROWS_SLICE_BYTES = 64 * KIB  # of catching up at a time: applying it must not hold the loop long
 ROWS_REPORT_S = 2.0  # how often a receiver tells everything it holds
 GOSSIP_S = 5.0  # how often two nodes compare their member tables
+SUSPECT_S = 10.0  # a peer without a session is suspect for so long, then dead
 MEMBERS_MAX = 1024
 ADDRESSES_PER_MEMBER_MAX = 8
 NODE_NAME_BYTES_MAX = 64
+
+# -- operator face ----------------------------------------------------------------------------
+LOG_BYTES_MAX = 5 * MIB  # the log of a node in the background; one predecessor is kept
+CONTROL_PIECE_BYTES = 256 * KIB  # of a file on its way through the control socket
+CONTROL_ANSWER_BYTES_MAX = 2 * MIB  # a page of a listing, a status
+CONTROL_LIST_COUNT_MAX = 1000  # entries in one page of a listing
+CONTROL_TIMEOUT_S = 60.0  # a command waits so long for one answer of its node
 
 # -- defaults a user can change ---------------------------------------------------------------
 REPLICAS_DEFAULT = 3

@@ -1,0 +1,91 @@
+"""What an operator may ask of a node: the same calls as the library API, by key.
+
+A key is a file's path below the root of the filesystem. As `str` it is turned into bytes as Python
+does for file names (`os.fsencode`); a leading slash and empty components are ignored, and `..` is
+refused, so a key never means something outside.
+"""
+
+from collections.abc import AsyncIterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dfsfs.base.types import Buffer, FileKind
+
+Key = str | bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """One line of `dfs ls`: a name and what lstat(2) would show."""
+
+    name: bytes
+    kind: FileKind
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    target: bytes = b""
+
+
+class Operator(Protocol):
+    """A running node, as commands and library users see it. Safe for concurrent calls."""
+
+    async def put(self, key: Key, source: AsyncIterable[Buffer]) -> None:
+        """Store what `source` yields as the file `key`; missing parent directories are made.
+
+        Atomic: readers see the old content or the new, whole; on an error or cancellation the old.
+        Durable: as after close(2) on the mount. Memory is bounded for any size.
+
+        Raises:
+            IsDirectory: the key names a directory. NotDirectory: a parent is none.
+        """
+        ...
+
+    def get(self, key: Key) -> AbstractAsyncContextManager[AsyncIterable[Buffer]]:
+        """The content of a file as it is at the start, piece by piece, each verified.
+
+        Raises:
+            NotFound: no such file. IsDirectory: a directory. Unavailable: nobody who has it answers.
+        """
+        ...
+
+    async def stat(self, key: Key) -> Listing:
+        """One entry, symlinks not followed; `name` is the last component."""
+        ...
+
+    async def list(self, key: Key, after: bytes | None, limit: int) -> list[Listing]:
+        """Up to `limit` entries of a directory with names greater than `after`, by name in bytes.
+
+        Raises:
+            NotFound: no such directory. NotDirectory: something else.
+        """
+        ...
+
+    async def remove(self, key: Key) -> None:
+        """Remove a file's name, or an empty directory.
+
+        Raises:
+            NotFound: no such name. NotEmpty: a directory with entries.
+        """
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """This node and what it knows of the network. Plain values only (they become JSON):
+
+        `node`: id, name, version, addresses, founded, insecure
+        `network`: id, digest, replicas, write_concern, members
+        `peers`: list of id, name, addresses, state (alive, suspect, dead), round_trip_s, mount
+        `storage`: block_count, block_bytes, disk_bytes, capacity_bytes
+        `files`: files, directories, bytes
+        `replication`: under_replicated_blocks, under_replicated_bytes, single_copy_blocks
+        `workers`: list of name, doing, steps, failures, last_failure
+        """
+        ...
+
+    async def info(self, key: Key) -> dict[str, Any]:
+        """Where a file is: key, path, size, blocks, stored_bytes, inline, holders (list of id, name,
+        blocks), replicas (the least number of holders of any block)."""
+        ...

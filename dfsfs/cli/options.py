@@ -1,0 +1,167 @@
+"""The options `dfs-mount` and `dfs node` share, and the `Config` they amount to."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dfsfs.base.errors import Misconfigured
+from dfsfs.base.limits import FETCH_TIMEOUT_S, REPLICAS_DEFAULT, WRITE_CONCERN_DEFAULT
+from dfsfs.base.types import DigestKind
+from dfsfs.config import (
+    Config,
+    default_state_directory,
+    parse_address,
+    parse_bytes,
+    parse_listen,
+    parse_write_concern,
+)
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Parsed(click.ParamType):
+    """A click type made of one of the parsers of `dfsfs.config`."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Parse what was typed; a default that is a value already passes."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except Misconfigured as error:
+            self.fail(str(error), param, ctx)
+
+
+FILE = click.Path(path_type=Path)
+state_option = click.option(
+    "--state",
+    type=FILE,
+    metavar="DIR",
+    help="The node's own directory. [default: $XDG_STATE_HOME/dfs, else /var/lib/dfs for root,"
+    " else ~/.local/state/dfs]",
+)
+
+_NODE_OPTIONS = (
+    click.option(
+        "--bootstrap",
+        multiple=True,
+        type=Parsed("address", parse_address),
+        metavar="HOST:PORT",
+        help="A node of the network to join; may be repeated.",
+    ),
+    click.option(
+        "--listen",
+        multiple=True,
+        type=Parsed("address", parse_listen),
+        metavar="[HOST:]PORT",
+        help="Where other nodes reach this one. [default: 4000, or a free port if that is taken]",
+    ),
+    state_option,
+    click.option(
+        "--key",
+        "key_file",
+        type=FILE,
+        metavar="FILE",
+        help="The network's key. [default: $DFS_KEY_FILE, else network.key in the state directory]",
+    ),
+    click.option("--name", default="", metavar="NAME", help="[default: this machine's name]"),
+    click.option(
+        "--replicas",
+        type=int,
+        default=REPLICAS_DEFAULT,
+        show_default=True,
+        metavar="N",
+        help="How many nodes keep each block.",
+    ),
+    click.option(
+        "--write-concern",
+        type=Parsed("count", parse_write_concern),
+        default=str(WRITE_CONCERN_DEFAULT),
+        show_default=True,
+        metavar="N|all",
+        help="How many nodes have the data when close() returns.",
+    ),
+    click.option(
+        "--strict-write-concern",
+        is_flag=True,
+        help="Fail close() when fewer nodes can be reached, instead of going on with those.",
+    ),
+    click.option(
+        "--capacity",
+        "capacity_bytes",
+        type=Parsed("size", parse_bytes),
+        metavar="SIZE",
+        help="Most bytes to store here, such as 500G. [default: what the disk has, less a reserve]",
+    ),
+    click.option(
+        "--fetch-timeout",
+        "fetch_timeout_s",
+        type=float,
+        default=FETCH_TIMEOUT_S,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a read waits for data that no reachable node has.",
+    ),
+    click.option(
+        "--digest",
+        type=click.Choice([kind.name.lower() for kind in DigestKind]),
+        default=DigestKind.BLAKE3.name.lower(),
+        show_default=True,
+        help="Names blocks; counts only for the node that founds a network.",
+    ),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        help="No key and no encryption; reaches nodes of this machine only.",
+    ),
+    click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error."),
+    click.option("-v", "--verbose", is_flag=True, help="Log in detail."),
+)
+
+
+def node_options(command: Decorated) -> Decorated:
+    """Give `command` the options of a node; it gets them as keyword arguments."""
+    for option in reversed(_NODE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def state_directory(given: Path | None) -> Path:
+    """`--state`, or where it is when not given."""
+    return given or default_state_directory(os.environ, uid=os.geteuid())
+
+
+def config_from_options(
+    *,
+    state: Path | None,
+    key_file: Path | None,
+    listen: tuple[Any, ...],
+    digest: str,
+    mount: bool,
+    **rest: Any,
+) -> Config:
+    """The configuration a command line asks for.
+
+    Raises:
+        Misconfigured: it cannot work.
+    """
+    in_environment = os.environ.get("DFS_KEY_FILE")
+    if key_file is None and in_environment and not rest["insecure"]:
+        key_file = Path(in_environment)
+    return Config(
+        state=state_directory(state),
+        key_file=key_file,
+        listen=listen or None,
+        digest=DigestKind[digest.upper()],
+        mount=mount,
+        **rest,
+    )
