@@ -1,5 +1,7 @@
 """Floor 2: names, inodes and their replication state. Sync only; no network, no bytes of files."""
 
+from dfsfs.namespace.namespace import Namespace
+from dfsfs.namespace.schema import SCHEMA, SCHEMA_VERSION
 from dfsfs.namespace.types import (
     AttributeChanges,
     Batch,
@@ -8,6 +10,21 @@ from dfsfs.namespace.types import (
     Entry,
     Inode,
     Removed,
+    SnapshotPage,
+    Totals,
 )
 
-__all__ = ["AttributeChanges", "Batch", "Change", "Conflict", "Entry", "Inode", "Removed"]
+__all__ = [
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "AttributeChanges",
+    "Batch",
+    "Change",
+    "Conflict",
+    "Entry",
+    "Inode",
+    "Namespace",
+    "Removed",
+    "SnapshotPage",
+    "Totals",
+]

@@ -97,3 +97,20 @@ class Conflict:
     inode: InodeId
     writer: Origin
     time: int  # microseconds, from the stamp
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """Rows of every origin, in the order of kind and key; `next` is the cursor of the page after."""
+
+    rows: bytes
+    next: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What statfs counts: shown inodes, and the sizes of regular files."""
+
+    files: int  # everything that is not a directory
+    directories: int  # the root included
+    bytes: int

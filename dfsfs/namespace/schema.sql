@@ -1,0 +1,1 @@
+-- see schema.py
