@@ -1,1 +1,6 @@
-"""dfsfs.cluster"""
+"""Floor 3: many nodes, one file system. Membership, exchange of rows, copies of blocks."""
+
+from dfsfs.cluster.cluster import Cluster
+from dfsfs.cluster.members import Member, MemberTable
+
+__all__ = ["Cluster", "Member", "MemberTable"]

@@ -10,10 +10,10 @@ acknowledges. So the two directions are independent, and everything on one strea
     receiver -> sender   have    now and then: everything it holds, again
     receiver -> sender   pull    {origin: position}    a batch did not follow; send again from here
 
-After `level` only rows of the sender's own origin are pushed as they are committed: every other node
-does the same with its own. Rows of a third origin are relayed only if the receiver's report shows,
-twice in a row, that it has not got them from their author: that is anti-entropy, and it heals
-whatever the direct way missed.
+After `level` only rows of the sender's own origin are pushed as they are committed: every other
+node does the same with its own. Rows of a third origin are relayed only if the receiver's report
+shows, twice in a row, that it has not got them from their author: that is anti-entropy, and it
+heals whatever the direct way missed.
 
 A peer counts as connected for `Publication` from the moment `level` was sent: from then on it gets
 every row as it is made and calls wait for its acknowledgement.
@@ -60,6 +60,7 @@ class Exchange:
         self._senders: dict[NodeId, _Sender] = {}
         self._level_from: set[NodeId] = set()
         self._level_changed = trio.Event()
+        self._progress = trio.Event()
         namespace.subscribe(self._committed)
         self.rows_bytes_sent = 0
         self.rows_bytes_applied = 0
@@ -142,6 +143,8 @@ class Exchange:
     async def _apply(self, stream: MessageStream, batches: list[Batch]) -> None:
         before = self._namespace.have()
         changes = self._namespace.apply(batches)
+        self._progress.set()
+        self._progress = trio.Event()
         have = self._namespace.have()
         self.rows_bytes_applied += sum(len(batch.rows) for batch in batches)
         gaps = {
@@ -165,6 +168,11 @@ class Exchange:
         while True:
             await trio.sleep(ROWS_REPORT_S)
             await stream.send(["have", _wire_positions(self._namespace.have())])
+
+    async def wait_applied(self, origin: Origin, position: int) -> None:
+        """Return when the rows of `origin` up to `position` were applied here."""
+        while self._namespace.have().get(origin, 0) < position:
+            await self._progress.wait()
 
     async def wait_level(self, nodes: Callable[[], set[NodeId]]) -> None:
         """Return when everything that the peers `nodes()` held at connect time was applied here."""

@@ -1,9 +1,9 @@
 """Blocks that are not here: get them from whoever holds them.
 
-Holders are asked in placement order, those with a session first; the next one is asked at once on an
-error or bad bytes, and as well (hedged) when the first is slow, so a slow, dead or lying peer costs
-one hedge delay (Dean and Barroso 2013, "The tail at scale"). Equal requests share one fetch. What
-arrives is verified against its digest before anybody sees it, then kept in the store as cache.
+Holders are asked in placement order, those with a session first; the next one is asked at once on
+an error or bad bytes, and as well (hedged) when the first is slow, so a slow, dead or lying peer
+costs one hedge delay (Dean and Barroso 2013, "The tail at scale"). Equal requests share one fetch.
+What arrives is verified against its digest before anybody sees it, then kept in the store as cache.
 """
 
 import logging
@@ -18,7 +18,7 @@ from dfsfs.base.limits import (
     HEDGE_S,
     INLINE_HASH_BYTES_MAX,
 )
-from dfsfs.base.types import Buffer, Digest, NodeId, digest_matches, digest_text
+from dfsfs.base.types import Buffer, Digest, digest_matches, digest_text
 from dfsfs.blocks import BlockStore
 from dfsfs.cluster.members import MemberTable
 from dfsfs.cluster.placement import ranked

@@ -22,6 +22,8 @@ import trio
 from dfsfs.base.errors import DfsError, Unavailable
 from dfsfs.base.types import NodeId
 
+METHOD_SYNC = "blocks.sync"
+
 
 @dataclass(slots=True)
 class PeerProgress:

@@ -2,8 +2,8 @@
 
 `Replicator` puts a freshly stored block on as many peers as the write concern asks (the *write
 set*, taken in placement order among the peers that are connected; one that fails or is full is
-replaced at once by the next), and hands the rest of the replica set to a background queue. The queue
-is memory only: what it forgets (a crash, an overflow) `repair` finds by comparing stores.
+replaced at once by the next), and hands the rest of the replica set to a background queue. The
+queue is memory only: what it forgets (a crash, an overflow) `repair` finds by comparing stores.
 
 `ReplicatedUpload` is the `Upload` that vfs and content see.
 """
@@ -122,12 +122,22 @@ class Replicator:
         """Put one block on `wanted` peers, then leave the rest of its home to the queue."""
         holders: set[NodeId] = set()
         try:
-            for node in reachable:
-                if len(holders) == wanted:
-                    break
-                if await self._copy(digest, data, node, new=new):
-                    holders.add(node)
-                    self._publication.block_stored(node)
+            candidates = iter(reachable)
+
+            async def fill_one() -> None:
+                """Find one holder; the candidates are shared, so a failed one is replaced."""
+                for node in candidates:
+                    if await self._copy(digest, data, node, new=new):
+                        holders.add(node)
+                        self._publication.block_stored(node)
+                        return
+
+            if wanted == 1:
+                await fill_one()
+            else:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(wanted):
+                        nursery.start_soon(fill_one)
             if len(holders) < wanted:
                 self._fell_short(flight)
             for node in home:

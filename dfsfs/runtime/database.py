@@ -17,6 +17,7 @@ from typing import Any
 import apsw
 
 from dfsfs.base.errors import Corrupt, DfsError, Full
+from dfsfs.base.limits import WAL_BYTES_MAX
 
 Row = tuple[Any, ...]
 
@@ -41,6 +42,7 @@ class Database:
             execute(
                 "PRAGMA wal_autocheckpoint=0"
             )  # a checkpoint waits for the disk: see checkpoint()
+            execute(f"PRAGMA journal_size_limit={WAL_BYTES_MAX}")
             execute(f"PRAGMA cache_size=-{cache_bytes // 1024}")
             execute("PRAGMA temp_store=MEMORY")
             found = self.value("PRAGMA user_version")

@@ -1,0 +1,228 @@
+"""Who is in the network, and sessions with all of them.
+
+A node joins by any bootstrap address, learns every member by gossip, keeps one session with each
+and redials for ever with exponential backoff and full jitter (Brooker, "Exponential backoff and
+jitter"). Records are pushed to every peer when they change and compared with a random peer now and
+then, so a lost push heals. The table is on disk: the bootstrap node may be gone for good after the
+first join.
+
+Liveness is that of the session: *alive* with one, *suspect* for `SUSPECT_S` after it ended, then
+*dead*. The session's keepalive is the failure detector; with one session between every two nodes no
+indirect probes are needed for the sizes this is built for.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import trio
+
+from dfsfs.base.errors import DfsError, RemoteProtocolError
+from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
+    GOSSIP_S,
+    MEMBERS_MAX,
+    RECONNECT_MAX_S,
+    RECONNECT_MIN_S,
+    SUSPECT_S,
+)
+from dfsfs.base.types import NodeId
+from dfsfs.cluster.members import Member, MemberTable
+from dfsfs.net import Endpoint, Reply, Request, SelfConnection, Session
+from dfsfs.runtime import World
+
+log = logging.getLogger(__name__)
+
+METHOD_GOSSIP = "members.gossip"
+
+
+@dataclass(slots=True)
+class _Dialing:
+    """The attempts to reach one address or member."""
+
+    next_at_s: float = 0.0
+    backoff_s: float = RECONNECT_MIN_S
+    last_error: str = ""
+    busy: bool = False
+
+
+class Membership:
+    """Joins the network and stays in it. Owned by the node; `run` drives it."""
+
+    def __init__(
+        self,
+        world: World,
+        table: MemberTable,
+        endpoint: Endpoint,
+        *,
+        bootstrap: tuple[str, ...],
+        describe: Callable[[int], Member],
+    ) -> None:
+        """`bootstrap`: URLs to dial until they lead somewhere.
+
+        `describe(version)` makes this node's own record.
+        """
+        self._world = world
+        self._table = table
+        self._endpoint = endpoint
+        self._describe = describe
+        self._bootstrap = {url: _Dialing() for url in bootstrap}
+        self._bootstrap_node: dict[str, NodeId] = {}
+        self._dialing: dict[NodeId, _Dialing] = {}
+        self._lost_at_s: dict[NodeId, float] = {}
+        self._wake = trio.Event()
+        self.self_urls: set[str] = set()
+        endpoint.serve_calls(METHOD_GOSSIP, self._answer_gossip)
+        table.watch(lambda member: self._wake.set())
+
+    # -- this node ----------------------------------------------------------------------------
+
+    def announce(self) -> list[Member]:
+        """Publish this node's record anew; returns it if it differs from the last."""
+        own = self._table.get(self._table.own)
+        version = self._world.wall_ns() // 1000
+        if own is not None:
+            if replace(self._describe(0), version=own.version) == own:
+                return []
+            version = max(version, own.version + 1)
+        return self._table.merge([self._describe(version)])
+
+    # -- tasks --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Dial and gossip until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._dial_all, nursery)
+            nursery.start_soon(self._gossip_sometimes)
+            nursery.start_soon(self._push_news)
+
+    async def session_up(self, session: Session) -> None:
+        """A session was made, by either side: compare member tables at once."""
+        node = session.peer.node
+        self._lost_at_s.pop(node, None)
+        dialing = self._dialing.get(node)
+        if dialing is not None:
+            dialing.backoff_s, dialing.last_error = RECONNECT_MIN_S, ""
+        await self._gossip(session)
+
+    def session_down(self, node: NodeId) -> None:
+        """A session ended: redial soon."""
+        self._lost_at_s[node] = self._world.now_s()
+        self._dialing.pop(node, None)
+        self._wake.set()
+
+    def state_of(self, node: NodeId) -> str:
+        """`alive`, `suspect` or `dead` (or `removed`), as `dfs status` shows it."""
+        member = self._table.get(node)
+        if member is not None and member.removed:
+            return "removed"
+        if node in self._endpoint.sessions:
+            return "alive"
+        lost = self._lost_at_s.get(node)
+        if lost is not None and self._world.now_s() - lost < SUSPECT_S:
+            return "suspect"
+        return "dead"
+
+    def failures(self) -> dict[str, str]:
+        """Why each bootstrap address could not be joined, for the error at start."""
+        return {url: dialing.last_error for url, dialing in self._bootstrap.items()}
+
+    # -- dialing ------------------------------------------------------------------------------
+
+    async def _dial_all(self, nursery: trio.Nursery) -> None:
+        while True:
+            now = self._world.now_s()
+            wait_s = RECONNECT_MAX_S
+            for dialing, urls, node in self._targets():
+                if dialing.busy:
+                    continue
+                if dialing.next_at_s > now:
+                    wait_s = min(wait_s, dialing.next_at_s - now)
+                    continue
+                dialing.busy = True
+                nursery.start_soon(self._dial, dialing, urls, node)
+            self._wake = trio.Event()
+            with trio.move_on_after(wait_s):
+                await self._wake.wait()
+
+    def _targets(self) -> Iterable[tuple[_Dialing, tuple[str, ...], NodeId | None]]:
+        """What should be dialled: members without a session, addresses that led nowhere yet."""
+        sessions = self._endpoint.sessions
+        for member in self._table.current():
+            if member.node != self._table.own and member.node not in sessions and member.addresses:
+                dialing = self._dialing.setdefault(member.node, _Dialing())
+                yield dialing, member.addresses, member.node
+        for url, dialing in self._bootstrap.items():
+            if url not in self.self_urls and self._bootstrap_node.get(url) is None:
+                yield dialing, (url,), None
+
+    async def _dial(self, dialing: _Dialing, urls: tuple[str, ...], node: NodeId | None) -> None:
+        try:
+            for url in urls:
+                try:
+                    session = await self._endpoint.connect(url, expect=node)
+                except SelfConnection:
+                    self.self_urls.add(url)
+                    return
+                except DfsError as error:
+                    dialing.last_error = str(error)
+                    log.debug("cannot reach %s: %s", url, error)
+                    continue
+                dialing.last_error = ""
+                if node is None:
+                    self._bootstrap_node[url] = session.peer.node
+                return
+        finally:
+            dialing.busy = False
+            # Full jitter: peers that lost a node together do not come back together.
+            dialing.next_at_s = self._world.now_s() + self._world.random.uniform(
+                RECONNECT_MIN_S / 2, dialing.backoff_s
+            )
+            dialing.backoff_s = min(dialing.backoff_s * 2, RECONNECT_MAX_S)
+            self._wake.set()
+
+    # -- gossip -------------------------------------------------------------------------------
+
+    async def _gossip(self, session: Session) -> None:
+        records = [member.to_wire() for member in self._table.all()]
+        try:
+            reply = await session.call(METHOD_GOSSIP, records, deadline_s=CALL_TIMEOUT_S)
+        except DfsError as error:
+            log.debug("gossip with %s: %s", session.peer.name, error)
+            return
+        self._merge(reply.body)
+
+    async def _answer_gossip(self, session: Session, request: Request) -> Reply:
+        self._merge(request.body)
+        return Reply([member.to_wire() for member in self._table.all()])
+
+    def _merge(self, body: object) -> None:
+        if not isinstance(body, list) or len(body) > MEMBERS_MAX:
+            raise RemoteProtocolError("malformed gossip")
+        records = [Member.from_wire(item) for item in body]
+        # What others say of us is old; only we raise our version.
+        self._table.merge(record for record in records if record.node != self._table.own)
+
+    async def _gossip_sometimes(self) -> None:
+        while True:
+            await trio.sleep(GOSSIP_S * self._world.random.uniform(0.5, 1.5))
+            nodes = sorted(self._endpoint.sessions)
+            if nodes:
+                session = self._endpoint.sessions.get(self._world.random.choice(nodes))
+                if session is not None:
+                    await self._gossip(session)
+
+    async def _push_news(self) -> None:
+        """Tell every peer when a record changed, so that all know within a round trip."""
+        news = trio.Event()
+
+        def changed(member: Member) -> None:
+            news.set()
+
+        self._table.watch(changed)
+        while True:
+            await news.wait()
+            news = trio.Event()
+            async with trio.open_nursery() as nursery:
+                for node in sorted(self._endpoint.sessions):
+                    nursery.start_soon(self._gossip, self._endpoint.sessions[node])

@@ -1,0 +1,111 @@
+"""The other end of block messages: what this node does for its peers.
+
+Everything that comes in is checked: digests are well-formed, blocks match theirs before they are
+stored, lists are bounded. A handler that raises answers with the error; it never harms this
+process.
+
+    blocks.get   [digest]            -> payload: the block        NotFound, Corrupt
+    blocks.put   [digest] + block    -> [was new]                 Full
+    blocks.offer [digest, ...]       -> [those that are not here]
+    blocks.sync  [position]          -> []   everything put, and the caller's rows up to `position`,
+                                             are on stable storage here
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from dfsfs.base.errors import DeadlineExceeded, RemoteProtocolError
+from dfsfs.base.limits import (
+    BLOCK_BYTES_MAX,
+    INLINE_HASH_BYTES_MAX,
+    OFFER_COUNT_MAX,
+    SYNC_TIMEOUT_S,
+)
+from dfsfs.base.types import Digest, Origin, digest_matches, digest_text, is_digest
+from dfsfs.blocks import BlockStore
+from dfsfs.cluster.exchange import Exchange
+from dfsfs.cluster.fetch import METHOD_GET
+from dfsfs.cluster.publication import METHOD_SYNC
+from dfsfs.cluster.replicate import METHOD_OFFER, METHOD_PUT
+from dfsfs.net import Endpoint, Reply, Request, Session
+from dfsfs.runtime import World
+
+
+class BlockService:
+    """Handlers of the block messages of one node."""
+
+    def __init__(
+        self,
+        world: World,
+        store: BlockStore,
+        exchange: Exchange,
+        *,
+        sync_local: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._world = world
+        self._store = store
+        self._exchange = exchange
+        self._sync_local = sync_local
+
+    def register(self, endpoint: Endpoint) -> None:
+        """Answer these messages on `endpoint`."""
+        endpoint.serve_calls(METHOD_GET, self.get)
+        endpoint.serve_calls(METHOD_PUT, self.put)
+        endpoint.serve_calls(METHOD_OFFER, self.offer)
+        endpoint.serve_calls(METHOD_SYNC, self.sync)
+
+    async def get(self, session: Session, request: Request) -> Reply:
+        """Give a block."""
+        digest = _digest(request.body)
+        block = self._store.get_nowait(digest)
+        if block is None:
+            block = await self._store.get(digest)
+        return Reply([], block)
+
+    async def put(self, session: Session, request: Request) -> Reply:
+        """Take a block, if its bytes are what its digest says."""
+        digest = _digest(request.body)
+        block = request.payload
+        if len(block) > BLOCK_BYTES_MAX:
+            raise RemoteProtocolError(f"block of {len(block)} bytes")
+        if len(block) > INLINE_HASH_BYTES_MAX:
+            good = await self._world.run_blocking(digest_matches, digest, block)
+        else:
+            good = digest_matches(digest, block)
+        if not good:
+            raise RemoteProtocolError(f"the bytes sent for {digest_text(digest)} are others")
+        return Reply([await self._store.put(digest, block)])
+
+    async def offer(self, session: Session, request: Request) -> Reply:
+        """Say which of the offered blocks are not here."""
+        body = request.body
+        if not (
+            isinstance(body, list)
+            and len(body) <= OFFER_COUNT_MAX
+            and all(is_digest(item) for item in body)
+        ):
+            raise RemoteProtocolError("malformed offer")
+        return Reply([digest for digest in body if not self._store.has(digest)])
+
+    async def sync(self, session: Session, request: Request) -> Reply:
+        """Flush, once the caller's rows up to a position were applied."""
+        body = request.body
+        if not (isinstance(body, list) and len(body) >= 1 and type(body[0]) is int):
+            raise RemoteProtocolError("malformed sync request")
+        origin = session.peer.fields.get("origin")
+        if type(origin) is not int:
+            raise RemoteProtocolError("sync from a peer without origin")
+        with trio.move_on_after(SYNC_TIMEOUT_S) as scope:
+            await self._exchange.wait_applied(Origin(origin), body[0])
+            await self._sync_local()
+        if scope.cancelled_caught:
+            raise DeadlineExceeded("the rows to flush have not come, or the disk is too slow")
+        return Reply([])
+
+
+def _digest(body: Any) -> Digest:
+    if not (isinstance(body, list) and len(body) >= 1 and is_digest(body[0])):
+        raise RemoteProtocolError("malformed block request")
+    return Digest(body[0])

@@ -1,0 +1,76 @@
+"""The blocks of the whole network, as if they were here: `Storage` over a store and peers."""
+
+import logging
+from collections.abc import Sequence
+
+from dfsfs.base.errors import Corrupt, NotFound
+from dfsfs.base.types import Buffer, Digest, DigestKind, digest_text
+from dfsfs.blocks import BlockStore, Pins, Upload
+from dfsfs.cluster.fetch import Fetcher
+from dfsfs.cluster.replicate import ReplicatedUpload, Replicator
+
+log = logging.getLogger(__name__)
+
+
+class ClusterStorage:
+    """What content and vfs see. Reads the own store first, then the network."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        pins: Pins,
+        fetcher: Fetcher,
+        replicator: Replicator,
+        *,
+        kind: DigestKind,
+    ) -> None:
+        self._store = store
+        self._pins = pins
+        self._fetcher = fetcher
+        self._replicator = replicator
+        self._kind = kind
+        self.bad_blocks = 0
+
+    async def get(self, digest: Digest) -> Buffer:
+        """All bytes of a block, verified. See `blocks.BlockSource.get`."""
+        try:
+            return await self._store.get(digest)
+        except NotFound:
+            return await self._fetcher.fetch(digest)
+        except Corrupt:
+            return await self._replace(digest)
+
+    def get_nowait(self, digest: Digest) -> Buffer | None:
+        """The block if it is here, verified and in the page cache."""
+        return self._store.get_nowait(digest)
+
+    async def read(self, digest: Digest, offset: int, size: int) -> Buffer:
+        """Part of a block, verified. See `blocks.BlockSource.read`."""
+        try:
+            return await self._store.read(digest, offset, size)
+        except NotFound:
+            block = await self._fetcher.fetch(digest)
+        except Corrupt:
+            block = await self._replace(digest)
+        return memoryview(block)[offset : offset + size]
+
+    def read_nowait(self, digest: Digest, offset: int, size: int) -> Buffer | None:
+        """What `read` would return if that needs no waiting."""
+        return self._store.read_nowait(digest, offset, size)
+
+    def prefetch(self, digests: Sequence[Digest]) -> None:
+        """Start to fetch what is not here."""
+        self._fetcher.prefetch(digests)
+
+    def upload(self) -> Upload:
+        """Begin to store blocks."""
+        return ReplicatedUpload(self._store, self._pins, self._replicator, self._kind)
+
+    async def _replace(self, digest: Digest) -> Buffer:
+        """The copy here is damaged: another one takes its place (promise 15)."""
+        self.bad_blocks += 1
+        log.warning("block %s is damaged on this disk; fetching a copy", digest_text(digest))
+        block = await self._fetcher.fetch(digest)
+        # The store refuses to serve the damaged bytes; a put of the same digest replaces them.
+        await self._store.put(digest, block)
+        return block
