@@ -20,20 +20,35 @@ BLOCK_SHIFT_MIN = 12
 BLOCK_SHIFT_MAX = 22
 BLOCK_SHIFT_DEFAULT = 18  # 256 KiB
 BLOCK_BYTES_MAX = 1 << BLOCK_SHIFT_MAX
-TREE_FANOUT = 256  # children of an interior node: 256 * 33 bytes of digest, about 8 KiB
+TREE_FANOUT = 256  # children of an interior node: 256 * 41 bytes of digest and size, about 10 KiB
 INLINE_BYTES_MAX = 4 * KIB  # a file up to this size lives in its content row
 SEGMENT_BYTES = 64 * MIB
 SMALL_BLOCK_BYTES_MAX = 16 * KIB  # up to this size a block is kept in SQLite, above in segments
+SEGMENT_FILES_OPEN_MAX = 256
+PUT_BATCH_BYTES_MAX = 16 * MIB  # blocks appended by one write
+PUT_BATCH_COUNT_MAX = 256
+RECLAIM_BYTES_MAX = 16 * MIB  # removed but still on disk, before a removal gives it all back
+RECLAIM_COUNT_MAX = 256
+STORE_RESERVE_BYTES_MAX = 1 * GIB  # of the disk, left free for others: 5 %, at most this
+STORE_RESERVE_DIVISOR = 20
+STORE_INDEX_CACHE_BYTES = 16 * MIB
+STORE_WAL_BYTES_MAX = 32 * MIB  # write-ahead log of the index before it is folded in
+LOCATIONS_CACHED_MAX = 16_384  # digests whose place on disk is known without SQL: 4 GiB of blocks
+BAD_BLOCKS_MAX = 65_536  # blocks known to be corrupt on disk that `has` denies
 
 # -- memory -----------------------------------------------------------------------------------
 WRITE_BUFFER_BYTES_MAX = 64 * MIB  # dirty bytes of a node not yet in blocks
 UPLOAD_BYTES_MAX = 64 * MIB  # blocks stored here and on their way to other holders
 BLOCK_CACHE_BYTES_MAX = 32 * MIB  # decoded blocks kept in memory
 READ_AHEAD_BYTES_MAX = 8 * MIB  # fetched ahead of one sequential reader
+READ_AHEAD_BYTES_MIN = 512 * KIB  # the window it starts with
+NODE_CACHE_BYTES_MAX = 16 * MIB  # interior nodes of content trees kept in memory
+WRITER_BYTES_MAX = 4 * MIB  # gathered by one streaming writer before it is stored
 FETCHES_MAX = 96  # blocks being fetched at a time: 24 MiB of them at the default block size
 WAL_BYTES_MAX = 64 * MIB  # a write-ahead log is truncated to this when it restarts
 PENDING_COPIES_MAX = 65_536  # (block, peer) pairs waiting to be copied; above, a scan finds them
-INLINE_HASH_BYTES_MAX = 16 * KIB  # smaller data is hashed on the loop: a thread costs more
+# Up to this size data is hashed on the loop: a thread costs more (55 us; BLAKE3 of 256 KiB 34 us).
+INLINE_HASH_BYTES_MAX = 256 * KIB
 BLOCKING_THREADS_MAX = 16
 
 # -- wire -------------------------------------------------------------------------------------
@@ -102,7 +117,9 @@ CACHE_BYTES_DEFAULT = 10 * GIB
 LISTEN_PORT_DEFAULT = 4000
 
 assert (1 << BLOCK_SHIFT_MIN) <= (1 << BLOCK_SHIFT_DEFAULT) <= BLOCK_BYTES_MAX
-assert TREE_FANOUT * 64 < FRAME_PAYLOAD_BYTES_MAX
+assert TREE_FANOUT * 64 <= SMALL_BLOCK_BYTES_MAX  # an interior node is a small block
+assert PUT_BATCH_BYTES_MAX >= BLOCK_BYTES_MAX
+assert READ_AHEAD_BYTES_MIN <= READ_AHEAD_BYTES_MAX
 assert INLINE_BYTES_MAX < (1 << BLOCK_SHIFT_DEFAULT)
 assert BLOCK_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX
 assert STREAM_CREDIT_BYTES >= BLOCK_BYTES_MAX
