@@ -1,0 +1,148 @@
+"""How answers look: pure functions from values to text.
+
+Names are bytes and are written as they are, except on a terminal, where control characters and
+bytes that are not UTF-8 appear as escapes so that a file's name cannot drive the terminal.
+"""
+
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dfsfs.admin import Listing
+from dfsfs.base.types import FileKind
+from dfsfs.base.units import GIB, KIB, MIB, TIB
+
+_SUFFIX = {FileKind.DIRECTORY: b"/"}
+
+
+def listing_line(entry: Listing, *, long: bool, escape: bool) -> bytes:
+    """One line of `dfs ls`: the name (directories end in a slash), or all of `ls -l`."""
+    name = _escaped(entry.name) if escape else entry.name
+    line = name + _SUFFIX.get(entry.kind, b"")
+    if long:
+        mode = stat.filemode(entry.mode | (entry.kind << 12))
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.mtime_ns // 1_000_000_000))
+        facts = f"{mode} {entry.nlink:>3} {entry.uid:>5} {entry.gid:>5} {entry.size:>13} {when} "
+        line = facts.encode() + line
+        if entry.kind is FileKind.SYMLINK:
+            line += b" -> " + (_escaped(entry.target) if escape else entry.target)
+    return line + b"\n"
+
+
+def _escaped(name: bytes) -> bytes:
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    ).encode()
+
+
+def byte_text(count: int) -> str:
+    """A size for people: `1.4 GiB`."""
+    for unit, name in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if abs(count) >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A round trip for people; a dash when there is none."""
+    return "-" if seconds is None else f"{seconds * 1000:.2f} ms"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of left-aligned columns, two spaces apart."""
+    lines = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """`dfs status` for people. Parts the node did not tell are left out."""
+    node, lines = status.get("node", {}), []
+    lines.append(f"node      {node.get('name', '?')}  {short_id(node.get('id'))}")
+    if addresses := node.get("addresses"):
+        lines.append(f"address   {' '.join(addresses)}")
+    if mountpoint := status.get("mountpoint"):
+        lines.append(f"mount     {mountpoint}")
+    if network := status.get("network"):
+        lines.append(
+            f"network   {short_id(network.get('id'))}, {network.get('members', '?')} nodes,"
+            f" {network.get('replicas', '?')} replicas, write concern"
+            f" {network.get('write_concern', '?')}, {network.get('digest', '?')}"
+        )
+    if storage := status.get("storage"):
+        lines.append(
+            f"stored    {byte_text(storage['block_bytes'])} in {storage['block_count']} blocks,"
+            f" {byte_text(storage['disk_bytes'])} on disk,"
+            f" room for {byte_text(storage['capacity_bytes'])}"
+        )
+    if files := status.get("files"):
+        lines.append(
+            f"files     {files['files']} files and {files['directories']} directories,"
+            f" {byte_text(files['bytes'])}"
+        )
+    lines.extend(_replication_lines(status.get("replication", {})))
+    if peers := status.get("peers"):
+        lines.append("")
+        lines.extend(table(("PEER", "ID", "STATE", "ROUND TRIP", "ADDRESS"), map(_peer, peers)))
+    troubled = [worker for worker in status.get("workers", []) if worker.get("failures")]
+    if troubled:
+        lines.append("")
+        lines.extend(
+            f"{worker['name']} failed {worker['failures']} times, last: {worker['last_failure']}"
+            for worker in troubled
+        )
+    return "\n".join(lines)
+
+
+def _replication_lines(replication: dict[str, Any]) -> list[str]:
+    blocks = replication.get("under_replicated_blocks")
+    if blocks is None:
+        return []
+    if blocks == 0:
+        return ["copies    every block has all its replicas"]
+    size = byte_text(replication.get("under_replicated_bytes", 0))
+    line = f"copies    {blocks} blocks ({size}) have too few replicas"
+    if single := replication.get("single_copy_blocks"):
+        line += f", {single} of them only one"
+    return [line]
+
+
+def _peer(peer: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(peer.get("name", "?")),
+        short_id(peer.get("id")),
+        str(peer.get("state", "?")),
+        milliseconds(peer.get("round_trip_s")),
+        " ".join(peer.get("addresses", ())),
+    )
+
+
+def short_id(value: object) -> str:
+    """Enough of an id to tell nodes apart by eye."""
+    text = value.hex() if isinstance(value, bytes) else str(value if value is not None else "?")
+    return text[:12]
+
+
+def info_text(info: dict[str, Any]) -> str:
+    """`dfs info` for people."""
+    lines = [
+        f"path      {info.get('path', '?')}",
+        f"key       {info.get('key', '?')}",
+        f"size      {info.get('size', '?')} bytes, {byte_text(info.get('stored_bytes', 0))} stored",
+    ]
+    if info.get("inline"):
+        lines.append("blocks    none: the content is in the namespace, on every node")
+        return "\n".join(lines)
+    lines.append(f"blocks    {info.get('blocks', '?')}, each on at least {info.get('replicas', '?')} nodes")
+    lines.extend(
+        f"holder    {holder.get('name', '?')}  {short_id(holder.get('id'))}"
+        f"  {holder.get('blocks', '?')} blocks"
+        for holder in info.get("holders", ())
+    )
+    return "\n".join(lines)
