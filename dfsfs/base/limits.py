@@ -93,6 +93,10 @@ CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
 # -- exchange ---------------------------------------------------------------------------------
 ROWS_BATCH_BYTES_MAX = 512 * KIB
 ROWS_BATCH_COUNT_MAX = 4096
+# One transaction is never cut, so a batch may be larger than asked for; above this it is refused.
+ROWS_MESSAGE_BYTES_MAX = 4 * MIB
+VECTOR_ENTRIES_MAX = 4096  # writers of one file, over all incarnations
+INODE_CACHE_COUNT = 16_384  # decoded inodes a namespace keeps
 ROWS_SLICE_BYTES = 64 * KIB  # of catching up at a time: applying it must not hold the loop long
 ROWS_REPORT_S = 2.0  # how often a receiver tells everything it holds
 GOSSIP_S = 5.0  # how often two nodes compare their member tables
