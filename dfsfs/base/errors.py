@@ -9,6 +9,7 @@
     │   ├─ PeerFailed        the peer failed inside (its log says why)
     │   ├─ DeadlineExceeded  the wait was longer than its bound
     │   └─ Overloaded        a queue is full
+    ├─ EndOfStream        the other side sends no more          -> stop reading
     ├─ Corrupt            bytes do not match their digest      -> another holder, and repair
     ├─ Full               no space, or a limit is reached      -> ENOSPC
     ├─ Refused            not allowed: wrong network, bad identity, no rights
@@ -122,6 +123,18 @@ class BadHandle(DfsError):
     errno = _errno.EBADF
 
 
+class Stale(DfsError):
+    """The caller's picture of the tree is out of date; the kernel looks again and retries."""
+
+    errno = _errno.ESTALE
+
+
+class TooManyOpen(DfsError):
+    """`limits.OPEN_HANDLES_MAX` files and directories are open."""
+
+    errno = _errno.ENFILE
+
+
 class Unavailable(DfsError):
     """It exists, but cannot be reached now."""
 
@@ -146,6 +159,10 @@ class Overloaded(Unavailable):
     """A bounded queue is full; try later or elsewhere."""
 
     errno = _errno.EAGAIN
+
+
+class EndOfStream(DfsError):
+    """The other side has sent its last message on this stream."""
 
 
 class Corrupt(DfsError):

@@ -38,6 +38,10 @@ BAD_BLOCKS_MAX = 65_536  # blocks known to be corrupt on disk that `has` denies
 
 # -- memory -----------------------------------------------------------------------------------
 WRITE_BUFFER_BYTES_MAX = 64 * MIB  # dirty bytes of a node not yet in blocks
+UNFOLDED_LEAVES_MAX = 1024  # stored blocks of a file being written that no tree refers to yet
+WRITE_BACK_PARALLEL_MAX = 8  # partial blocks of a file completed at a time
+OPEN_HANDLES_MAX = 1 << 20  # of a mount
+INVALIDATIONS_MAX = 1 << 16  # kernel invalidations waiting for their thread; above, they merge
 UPLOAD_BYTES_MAX = 64 * MIB  # blocks stored here and on their way to other holders
 BLOCK_CACHE_BYTES_MAX = 32 * MIB  # decoded blocks kept in memory
 READ_AHEAD_BYTES_MAX = 8 * MIB  # fetched ahead of one sequential reader
@@ -87,6 +91,9 @@ SYNC_TIMEOUT_S = 30.0  # longest a peer may take to flush to its disk
 JOIN_TIMEOUT_S = 60.0  # longest a start with --bootstrap tries to reach the network
 CHECKPOINT_S = 5.0  # how often the write-ahead logs are looked at
 REPAIR_SCAN_S = 600.0  # how often a node compares its blocks with their other holders unasked
+INVALIDATION_TIMEOUT_S = 1.0  # a change is acknowledged even if the kernel has not yet forgotten
+KERNEL_CACHE_S = 3600.0  # entries and attributes; what changes is invalidated
+RELATIME_S = 24 * 3600.0  # atime is updated at least so often when a file is read, as Linux does
 HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
 CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
 
