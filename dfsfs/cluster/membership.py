@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from dfsfs.base.errors import DfsError, RemoteProtocolError
+from dfsfs.base.errors import DfsError, Refused, RemoteProtocolError, SelfConnection
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
     GOSSIP_S,
@@ -28,7 +28,7 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import NodeId
 from dfsfs.cluster.members import Member, MemberTable
-from dfsfs.net import Endpoint, Reply, Request, SelfConnection, Session
+from dfsfs.net import Endpoint, Reply, Request, Session
 from dfsfs.runtime import World
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class _Dialing:
     next_at_s: float = 0.0
     backoff_s: float = RECONNECT_MIN_S
     last_error: str = ""
+    refusal: Refused | None = None
     busy: bool = False
 
 
@@ -127,6 +128,14 @@ class Membership:
         """Why each bootstrap address could not be joined, for the error at start."""
         return {url: dialing.last_error for url, dialing in self._bootstrap.items()}
 
+    def refusal(self) -> Refused | None:
+        """The refusal of a bootstrap node, if every bootstrap address was tried and none helped."""
+        if not self._bootstrap or any(
+            not dialing.last_error for dialing in self._bootstrap.values()
+        ):
+            return None
+        return next((d.refusal for d in self._bootstrap.values() if d.refusal is not None), None)
+
     # -- dialing ------------------------------------------------------------------------------
 
     async def _dial_all(self, nursery: trio.Nursery) -> None:
@@ -166,6 +175,7 @@ class Membership:
                     return
                 except DfsError as error:
                     dialing.last_error = str(error)
+                    dialing.refusal = error if isinstance(error, Refused) else None
                     log.debug("cannot reach %s: %s", url, error)
                     continue
                 dialing.last_error = ""

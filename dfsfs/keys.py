@@ -1,0 +1,218 @@
+"""Streams by key: the library face of a node, as the ancestor had it, on top of the same tree.
+
+A key is a file's path below the root of the filesystem, so `put("a/b", ...)` and the file `a/b` of
+every mount are one thing. What is put becomes visible whole, in one transaction, after its blocks
+are where the write concern wants them; memory is bounded for any size.
+"""
+
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from dfsfs.admin import Key, Listing
+from dfsfs.base.errors import Exists, Invalid, IsDirectory, NotDirectory, NotFound
+from dfsfs.base.limits import CONTROL_PIECE_BYTES
+from dfsfs.base.types import ROOT_INODE, Buffer, ContentRef, FileKind, InodeId
+from dfsfs.blocks import Storage
+from dfsfs.content import ContentReader, ContentWriter
+from dfsfs.namespace import Change, Inode, Namespace
+from dfsfs.runtime import World
+from dfsfs.vfs import Publication
+
+DIRECTORY_MODE = 0o755
+FILE_MODE = 0o644
+
+
+class Keys:
+    """put, get, list and remove by key. Owned by the node; safe for concurrent calls."""
+
+    def __init__(
+        self,
+        world: World,
+        namespace: Namespace,
+        storage: Storage,
+        publication: Publication,
+        *,
+        changed: Callable[[Change], None],
+    ) -> None:
+        """`changed` is told what was done here, so that a mount of this node forgets it."""
+        self._world = world
+        self._namespace = namespace
+        self._storage = storage
+        self._publication = publication
+        self._changed = changed
+        self._telling = False
+        namespace.subscribe(self._committed)
+
+    async def put(self, key: Key, source: AsyncIterable[Buffer]) -> None:
+        """Store a stream as the file `key`. See `admin.Operator.put`."""
+        *parents, name = components(key, what="a file")
+        self._refuse_directory(parents, name)
+        upload = self._storage.upload()
+        try:
+            writer = ContentWriter(upload)
+            async for piece in source:
+                await writer.write(piece)
+            content = await writer.finish()
+            await upload.settle()
+            with self._tell():
+                self._bind(parents, name, content)
+            await self._publication.visible(self._namespace.position)
+        finally:
+            upload.close()
+
+    def _refuse_directory(self, parents: list[bytes], name: bytes) -> None:
+        """Say so before the stream is read, not after."""
+        directory = ROOT_INODE
+        for component in [*parents, name]:
+            try:
+                inode = self._namespace.lookup(directory, component)
+            except NotFound:
+                return
+            directory = inode.inode
+        if inode.kind == FileKind.DIRECTORY:
+            raise IsDirectory(f"{os.fsdecode(b'/'.join([*parents, name]))} is a directory")
+
+    def _bind(self, parents: list[bytes], name: bytes, content: ContentRef) -> None:
+        """Give the content its name. Sync: the file appears with its content or not at all."""
+        directory = ROOT_INODE
+        for component in parents:
+            directory = self._descend(directory, component).inode
+        try:
+            inode = self._namespace.lookup(directory, name)
+        except NotFound:
+            self._namespace.create(
+                directory,
+                name,
+                kind=FileKind.REGULAR,
+                mode=FILE_MODE,
+                uid=os.getuid(),
+                gid=os.getgid(),
+                content=content,
+            )
+            return
+        if inode.kind == FileKind.DIRECTORY:
+            raise IsDirectory(f"{os.fsdecode(name)} is a directory")
+        if inode.kind != FileKind.REGULAR:
+            raise Exists(f"{os.fsdecode(name)} is not a regular file")
+        self._namespace.write(inode.inode, content, mtime_ns=self._world.wall_ns())
+
+    def _descend(self, directory: InodeId, name: bytes) -> Inode:
+        try:
+            inode = self._namespace.lookup(directory, name)
+        except NotFound:
+            return self._namespace.create(
+                directory,
+                name,
+                kind=FileKind.DIRECTORY,
+                mode=DIRECTORY_MODE,
+                uid=os.getuid(),
+                gid=os.getgid(),
+            )
+        if inode.kind != FileKind.DIRECTORY:
+            raise NotDirectory(f"{os.fsdecode(name)} is not a directory")
+        return inode
+
+    @asynccontextmanager
+    async def get(self, key: Key) -> AsyncIterator[AsyncIterable[Buffer]]:
+        """The content of a file, piece by piece. See `admin.Operator.get`."""
+        inode = self.resolve(key)
+        if inode.kind == FileKind.DIRECTORY:
+            raise IsDirectory(f"{_text(key)} is a directory")
+        if inode.kind != FileKind.REGULAR:
+            raise Invalid(f"{_text(key)} is not a regular file")
+        yield self._pieces(inode.content)
+
+    async def _pieces(self, content: ContentRef) -> AsyncIterator[Buffer]:
+        reader = ContentReader(self._storage, content)
+        offset = 0
+        while offset < content.size:
+            piece = await reader.read(offset, CONTROL_PIECE_BYTES)
+            yield piece
+            offset += len(piece)
+
+    async def stat(self, key: Key) -> Listing:
+        """One entry, symlinks not followed."""
+        names = components(key)
+        return _listing(names[-1] if names else b"", self.resolve(key))
+
+    async def list(self, key: Key, after: bytes | None, limit: int) -> list[Listing]:
+        """A page of a directory."""
+        directory = self.resolve(key)
+        if directory.kind != FileKind.DIRECTORY:
+            raise NotDirectory(f"{_text(key)} is not a directory")
+        entries = self._namespace.list(directory.inode, after, limit)
+        return [_listing(entry.name, entry.inode) for entry in entries]
+
+    async def remove(self, key: Key) -> None:
+        """Remove a file's name, or an empty directory."""
+        *parents, name = components(key, what="a file or directory")
+        directory = self._resolve(parents).inode
+        with self._tell():
+            if self._namespace.lookup(directory, name).kind == FileKind.DIRECTORY:
+                self._namespace.rmdir(directory, name)
+            else:
+                self._namespace.unlink(directory, name)
+        await self._publication.visible(self._namespace.position)
+
+    def resolve(self, key: Key) -> Inode:
+        """The inode of a key.
+
+        Raises:
+            NotFound: no such key.
+        """
+        return self._resolve(components(key))
+
+    def _resolve(self, names: "list[bytes]") -> Inode:
+        inode = self._namespace.get(ROOT_INODE)
+        for name in names:
+            inode = self._namespace.lookup(inode.inode, name)
+        return inode
+
+    @contextmanager
+    def _tell(self) -> Iterator[None]:
+        """Commits inside this block are ours, not those of the mount: the mount must be told."""
+        self._telling = True
+        try:
+            yield
+        finally:
+            self._telling = False
+
+    def _committed(self, change: Change) -> None:
+        if self._telling and change.local:
+            self._changed(change)
+
+
+def components(key: Key, *, what: str = "") -> list[bytes]:
+    """The names of a key; `what` says what an empty key should have named.
+
+    Raises:
+        Invalid: `..`, or an empty key where a name is needed.
+    """
+    raw = os.fsencode(key) if isinstance(key, str) else key
+    names = [name for name in raw.split(b"/") if name not in (b"", b".")]
+    if b".." in names:
+        raise Invalid("a key may not contain '..'")
+    if b"\0" in raw:
+        raise Invalid("a key may not contain NUL")
+    if what and not names:
+        raise Invalid(f"an empty key does not name {what}")
+    return names
+
+
+def _text(key: Key) -> str:
+    return key if isinstance(key, str) else os.fsdecode(key)
+
+
+def _listing(name: bytes, inode: Inode) -> Listing:
+    return Listing(
+        name=name,
+        kind=inode.kind,
+        mode=inode.mode,
+        nlink=inode.nlink,
+        uid=inode.uid,
+        gid=inode.gid,
+        size=inode.size,
+        mtime_ns=inode.mtime_ns,
+        target=inode.target,
+    )

@@ -1,0 +1,411 @@
+"""A node: the composition root, and the library API.
+
+    async with Node(config) as node:
+        await node.put("key", stream)
+        async with node.get("key") as reader: ...
+
+Builds the parts from a `Config`, from the lowest floor up, starts them in that order and ends them
+in reverse. It has no face: a mount (`fuse.serve(node.filesystem, ...)`) and the control socket are
+put in front of it by `cli`. Crash-only: what must survive is durable when it is acknowledged; the
+stop only closes files. Starting is recovering.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import trio
+
+from dfsfs import __version__
+from dfsfs.admin import Key, Listing
+from dfsfs.base.errors import Misconfigured
+from dfsfs.base.limits import CACHE_BYTES_DEFAULT, JOIN_TIMEOUT_S
+from dfsfs.base.types import ORIGIN_MAX, Buffer, ContentRef, DigestKind, Origin
+from dfsfs.base.units import MIB
+from dfsfs.blocks import SegmentStore
+from dfsfs.cluster import Cluster, ClusterSettings, Member, MemberTable
+from dfsfs.cluster.members import SCHEMA as MEMBERS_SCHEMA
+from dfsfs.cluster.members import SCHEMA_VERSION as MEMBERS_SCHEMA_VERSION
+from dfsfs.config import Config
+from dfsfs.crdt import HybridClock
+from dfsfs.keys import Keys
+from dfsfs.namespace import SCHEMA, SCHEMA_VERSION, Change, Namespace
+from dfsfs.net import Endpoint, NetworkKey, NodeIdentity, local_addresses
+from dfsfs.runtime import (
+    Checkpointer,
+    Database,
+    DirectoryLock,
+    GroupCommit,
+    RealWorld,
+    World,
+    run_worker,
+)
+from dfsfs.vfs import Filesystem, Space
+
+log = logging.getLogger(__name__)
+
+NAMESPACE_CACHE_BYTES = 64 * MIB
+MEMBERS_CACHE_BYTES = MIB
+ANNOUNCE_S = 30.0  # how often the space a node uses is told to the others
+
+
+class Node:
+    """One peer of a network, running between `__aenter__` and `__aexit__`."""
+
+    def __init__(self, config: Config, *, world: World | None = None) -> None:
+        """Nothing is opened yet. `world`: time, chance and threads; the machine's own by default."""
+        self.config = config
+        self.world: World = world or RealWorld()
+        self._stack = AsyncExitStack()
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the state, start every part, and join the network if told to.
+
+        Raises:
+            Misconfigured, Refused: what was asked for cannot be; the message says what to do.
+            Unavailable: the network could not be joined within `limits.JOIN_TIMEOUT_S`.
+        """
+        async with AsyncExitStack() as stack:
+            self._open_state(stack)
+            self._build(stack)
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(nursery.cancel_scope.cancel)
+            await nursery.start(self.endpoint.run)
+            await self._listen()
+            await nursery.start(self.cluster.run)
+            nursery.start_soon(run_worker, self._checkpointer)
+            nursery.start_soon(self._announce_space)
+            if self.config.bootstrap:
+                await self.cluster.join(JOIN_TIMEOUT_S)
+            self._adopt_digest()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop every part. What was acknowledged is durable already."""
+        with trio.CancelScope(shield=True):
+            await self._stack.aclose()
+
+    def _open_state(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        lock = stack.enter_context(DirectoryLock(config.state))
+        del lock
+        self.key = self._network_key()
+        self.identity = NodeIdentity.load_or_create(config.state / "node.key")
+        self._members_database = Database(
+            config.state / "members.db",
+            schema=MEMBERS_SCHEMA,
+            version=MEMBERS_SCHEMA_VERSION,
+            cache_bytes=MEMBERS_CACHE_BYTES,
+        )
+        stack.callback(self._members_database.close)
+        self._database = Database(
+            config.state / "namespace.db",
+            schema=SCHEMA,
+            version=SCHEMA_VERSION,
+            cache_bytes=NAMESPACE_CACHE_BYTES,
+        )
+        stack.callback(self._database.close)
+        self.store = SegmentStore(
+            config.state / "blocks", self.world, capacity_bytes=config.capacity_bytes
+        )
+        stack.push_async_callback(self.store.close)
+
+    def _network_key(self) -> NetworkKey | None:
+        config = self.config
+        if config.insecure:
+            return None
+        if config.founds_network:
+            key = NetworkKey.new()
+            key.save(config.key_path)
+            log.info("founded a network; its key is %s", config.key_path)
+            return key
+        return NetworkKey.load(config.key_path)
+
+    def _build(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        self.members = MemberTable(self._members_database, self.identity.node_id)
+        self.origin = self._choose_origin()
+        self.endpoint = Endpoint(
+            self.world,
+            self.identity,
+            key=self.key,
+            name=config.name,
+            fields=self._hello_fields,
+        )
+        clock = HybridClock(self.world)
+        self.namespace = Namespace(
+            self._database,
+            origin=self.origin,
+            clock=clock,
+            node_name=self.members.name_of_origin,
+        )
+        kind = self._known_digest() or config.digest
+        if not config.bootstrap and self._known_digest() is None:
+            self._remember_digest(kind)
+        self._sync = GroupCommit(self._flush)
+        self.cluster = Cluster(
+            self.world,
+            self.endpoint,
+            self.namespace,
+            self.store,
+            self.store.pins,
+            self.members,
+            ClusterSettings(
+                bootstrap=config.bootstrap_urls,
+                copies=config.replicas,
+                concern=None if config.write_concern == "all" else config.write_concern,
+                strict=config.strict_write_concern,
+                fetch_timeout_s=config.fetch_timeout_s,
+                cache_bytes_max=CACHE_BYTES_DEFAULT,
+                kind=kind,
+            ),
+            describe=self._describe,
+            sync_local=self._sync,
+            applied=self._applied,
+        )
+        self.filesystem = Filesystem(
+            self.world,
+            self.namespace,
+            self.cluster.storage,
+            self.cluster.publication,
+            facts=self,
+        )
+        self._keys = Keys(
+            self.world,
+            self.namespace,
+            self.cluster.storage,
+            self.cluster.publication,
+            changed=self.filesystem.changed,
+        )
+        self.namespace.subscribe(self._committed)
+        self._checkpointer = Checkpointer(
+            self.world, [self._database, self._members_database, self.store.database]
+        )
+
+    async def _listen(self) -> None:
+        """Listen; without --listen any free port does when the usual one is taken."""
+        self.urls = []
+        for url in self.config.listen_urls:
+            try:
+                self.urls.append(await self.endpoint.listen(url))
+            except Misconfigured:
+                if self.config.listen is not None:
+                    raise
+                free = url.rpartition(":")[0] + ":0"
+                self.urls.append(await self.endpoint.listen(free))
+
+    # -- what the parts ask of the whole --------------------------------------------------------
+
+    def _choose_origin(self) -> Origin:
+        """This incarnation's number: from the node key, so that nobody needs to hand it out."""
+        incarnation = int(self.members.fact("incarnation") or b"0")
+        while True:
+            seed = self.identity.node_id + incarnation.to_bytes(4, "big")
+            number = int.from_bytes(hashlib.sha256(seed).digest()[:3], "big") & ORIGIN_MAX
+            taken = any(
+                member.origin == number and member.node != self.identity.node_id
+                for member in self.members.all()
+            )
+            if number and not taken:
+                self.members.set_fact("incarnation", b"%d" % incarnation)
+                return Origin(number)
+            incarnation += 1
+
+    def _known_digest(self) -> DigestKind | None:
+        raw = self.members.fact("digest")
+        return None if raw is None else DigestKind(int(raw))
+
+    def _remember_digest(self, kind: DigestKind) -> None:
+        self.members.set_fact("digest", b"%d" % kind)
+
+    def _adopt_digest(self) -> None:
+        """A joining node hashes as the network was founded to."""
+        if self._known_digest() is not None:
+            return
+        for session in self.endpoint.sessions.values():
+            kind = session.peer.fields.get("digest")
+            if kind in list(DigestKind):
+                self._remember_digest(DigestKind(kind))
+                self.cluster.storage.kind = DigestKind(kind)
+                return
+
+    def _hello_fields(self) -> dict[str, Any]:
+        kind = self._known_digest()
+        return {
+            "origin": int(self.origin),
+            "mounts": self.config.mount,
+            "stores": True,
+            "digest": None if kind is None else int(kind),
+            "program": __version__,
+        }
+
+    def _describe(self, version: int) -> Member:
+        usage = self.store.usage()
+        return Member(
+            node=self.identity.node_id,
+            name=self.config.name,
+            origin=self.origin,
+            version=version,
+            addresses=tuple(self._advertised()),
+            weight=max(1, usage.capacity_bytes // MIB),
+            used=usage.block_bytes // MIB,
+            mounts=self.config.mount,
+        )
+
+    def _advertised(self) -> list[str]:
+        """Where others can dial this node: what it listens on, with real addresses for "any"."""
+        result = []
+        for url in self.urls:
+            scheme, _, rest = url.partition("://")
+            host, _, port = rest.rpartition(":")
+            if host in ("", "0.0.0.0", "[::]"):
+                result += [f"{scheme}://{address}:{port}" for address in local_addresses()]
+            else:
+                result.append(url)
+        return result
+
+    async def _announce_space(self) -> None:
+        while True:
+            await trio.sleep(ANNOUNCE_S)
+            self.cluster.membership.announce()
+
+    async def _flush(self) -> None:
+        """Blocks first: rows that refer to them must not be the only thing that survives."""
+        await self.store.sync()
+        await self.world.run_blocking(self._database.sync)
+
+    def _committed(self, change: Change) -> None:
+        if not change.local:
+            self.filesystem.changed(change)
+
+    async def _applied(self, changes: Sequence[Change]) -> None:
+        await self.filesystem.invalidated(changes)
+
+    # -- facts for the vfs (vfs.FileFacts) ------------------------------------------------------
+
+    async def key_of(self, content: ContentRef) -> str:
+        """`user.dfs.key`."""
+        return content_key(self.cluster.storage.kind, content)
+
+    async def replicas(self, content: ContentRef) -> str:
+        """`user.dfs.replicas`: nodes in reach that hold all of it."""
+        return str(await self._replicas(content))
+
+    async def _replicas(self, content: ContentRef) -> int:
+        total, counts = await self.cluster.holders(content)
+        if total == 0:
+            return 1 + len(self.endpoint.sessions)  # in the rows, which every node holds
+        return sum(count == total for count in counts.values())
+
+    def space(self) -> Space:
+        """Capacity of the network at the replication factor (promise 3)."""
+        members = [member for member in self.members.current() if member.weight > 0]
+        copies = max(1, min(self.config.replicas, len(members)))
+        capacity = sum(member.weight for member in members) * MIB // copies
+        used = sum(min(member.used, member.weight) for member in members) * MIB // copies
+        return Space(capacity_bytes=capacity, free_bytes=capacity - used)
+
+    # -- the library (admin.Operator) -----------------------------------------------------------
+
+    async def put(self, key: Key, source: AsyncIterable[Buffer]) -> None:
+        """Store a stream as the file `key`. See `admin.Operator.put`."""
+        await self._keys.put(key, source)
+
+    def get(self, key: Key) -> AbstractAsyncContextManager[AsyncIterable[Buffer]]:
+        """The content of a file, piece by piece. See `admin.Operator.get`."""
+        return self._keys.get(key)
+
+    async def stat(self, key: Key) -> Listing:
+        """One entry, symlinks not followed."""
+        return await self._keys.stat(key)
+
+    async def list(self, key: Key, after: bytes | None, limit: int) -> list[Listing]:
+        """A page of a directory."""
+        return await self._keys.list(key, after, limit)
+
+    async def remove(self, key: Key) -> None:
+        """Remove a file's name, or an empty directory."""
+        await self._keys.remove(key)
+
+    def status(self) -> dict[str, Any]:
+        """What `dfs status` shows. See `admin.Operator.status`."""
+        usage = self.store.usage()
+        totals = self.namespace.totals()
+        replicator = self.cluster.replicator
+        return {
+            "node": {
+                "id": self.identity.node_id.hex(),
+                "name": self.config.name,
+                "version": __version__,
+                "addresses": self._advertised(),
+                "insecure": self.config.insecure,
+                "pid": os.getpid(),
+            },
+            "network": {
+                "id": self.endpoint.network_id.hex(),
+                "digest": self.cluster.storage.kind.name.lower(),
+                "replicas": self.config.replicas,
+                "write_concern": self.config.write_concern,
+                "members": len(self.members.current()),
+            },
+            "peers": self.cluster.peers(),
+            "storage": {
+                "block_count": usage.block_count,
+                "block_bytes": usage.block_bytes,
+                "disk_bytes": usage.disk_bytes,
+                "capacity_bytes": usage.capacity_bytes,
+            },
+            "files": {
+                "files": totals.files,
+                "directories": totals.directories,
+                "bytes": totals.size_bytes,
+            },
+            "replication": {
+                "queued_copies": replicator.pending,
+                "missing_copies": self.cluster.repairer.status.figures["missing_copies"],
+                "short_writes": self.cluster.publication.short_writes,
+            },
+            "workers": [
+                {
+                    "name": status.name,
+                    "doing": status.doing,
+                    "steps": status.steps,
+                    "failures": status.failures,
+                    "last_failure": status.last_failure,
+                    **status.figures,
+                }
+                for status in [*self.cluster.worker_statuses(), self._checkpointer.status]
+            ],
+        }
+
+    async def info(self, key: Key) -> dict[str, Any]:
+        """Where a file is. See `admin.Operator.info`."""
+        inode = self._keys.resolve(key)
+        content = inode.content
+        total, counts = await self.cluster.holders(content)
+        names = {member.node: member.name for member in self.members.all()}
+        return {
+            "key": await self.key_of(content),
+            "path": os.fsdecode(self.namespace.path(inode.inode)),
+            "size": inode.size,
+            "blocks": total,
+            "stored_bytes": content.stored,
+            "inline": content.inline is not None,
+            "holders": [
+                {"id": node.hex(), "name": names.get(node, ""), "blocks": count}
+                for node, count in sorted(counts.items())
+            ],
+            "replicas": await self._replicas(content),
+        }

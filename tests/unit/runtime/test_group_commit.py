@@ -1,0 +1,93 @@
+"""Group commit: callers share flushes, but only those that began after they came."""
+
+import pytest
+import trio
+import trio.testing
+
+from dfsfs.base.errors import Full
+from dfsfs.runtime import GroupCommit
+
+
+class Disk:
+    """A flush that takes until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.go = trio.Event()
+        self.fail_at = -1
+
+    async def flush(self) -> None:
+        self.begun += 1
+        number = self.begun
+        await self.go.wait()
+        if number == self.fail_at:
+            raise Full("no space")
+
+    def release(self) -> None:
+        self.go.set()
+        self.go = trio.Event()
+
+
+async def test_callers_that_gather_share_the_next_flush() -> None:
+    disk = Disk()
+    commit = GroupCommit(disk.flush)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(64):
+            nursery.start_soon(commit)
+        await trio.testing.wait_all_tasks_blocked()
+        assert disk.begun == 1
+        disk.release()
+        await trio.testing.wait_all_tasks_blocked()
+        assert disk.begun == 2
+        disk.release()
+    assert (commit.flushes, commit.calls) == (2, 65)
+
+
+async def test_a_failure_reaches_every_caller_it_served_and_nobody_else() -> None:
+    disk = Disk()
+    disk.fail_at = 2
+    commit = GroupCommit(disk.flush)
+    failures: list[int] = []
+
+    async def call(number: int) -> None:
+        try:
+            await commit()
+        except Full:
+            failures.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call, 0)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in (1, 2):
+            nursery.start_soon(call, number)
+        for _ in range(2):
+            await trio.testing.wait_all_tasks_blocked()
+            disk.release()
+    assert sorted(failures) == [1, 2]
+    disk.go.set()
+    await commit()
+
+
+async def test_a_cancelled_caller_does_not_stop_the_flush() -> None:
+    disk = Disk()
+    commit = GroupCommit(disk.flush)
+    async with trio.open_nursery() as nursery:
+
+        async def impatient() -> None:
+            with trio.move_on_after(0.01):
+                await commit()
+
+        nursery.start_soon(impatient)
+        await trio.sleep(0.05)
+        disk.release()
+    assert commit.flushes == 1
+
+
+async def test_errors_keep_their_message() -> None:
+    disk = Disk()
+    disk.fail_at = 1
+    disk.go.set()
+    with pytest.raises(Full, match="no space"):
+        await GroupCommit(disk.flush)()
