@@ -53,7 +53,7 @@ def parse_address(text: str) -> Address:
     Raises:
         Misconfigured: none of these.
     """
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:/\s]+))(?::(\d+))?", text)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:/\s]+))(?::(\d+))?", text, re.ASCII)
     if match is None:
         hint = " (put an IPv6 address in brackets)" if text.count(":") > 1 else ""
         raise Misconfigured(f"{text!r} is not HOST:PORT{hint}")
@@ -67,9 +67,9 @@ def parse_listen(text: str) -> Address:
     Raises:
         Misconfigured: something else.
     """
-    if text.isdecimal():
+    if text.isascii() and text.isdecimal():
         return Address("", _port(text, text, least=0))
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:/\s]*)):(\d+)", text)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:/\s]*)):(\d+)", text, re.ASCII)
     if match is None:
         hint = " (put an IPv6 address in brackets)" if text.count(":") > 1 else ""
         raise Misconfigured(f"{text!r} is not [HOST:]PORT{hint}")
@@ -90,7 +90,7 @@ def parse_write_concern(text: str) -> "int | Literal['all']":
     """
     if text == "all":
         return "all"
-    if not text.isdecimal() or not 1 <= int(text) <= REPLICAS_MAX:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= REPLICAS_MAX:
         raise Misconfigured(
             f"the write concern is 1 to {REPLICAS_MAX} nodes or `all`, not {text!r}"
         )

@@ -48,7 +48,8 @@ class Operator(Protocol):
         """The content of a file as it is at the start, piece by piece, each verified.
 
         Raises:
-            NotFound: no such file. IsDirectory: a directory. Unavailable: nobody who has it answers.
+            NotFound: no such file. IsDirectory: a directory.
+            Unavailable: nobody who has its blocks answers.
         """
         ...
 
@@ -73,19 +74,23 @@ class Operator(Protocol):
         ...
 
     def status(self) -> dict[str, Any]:
-        """This node and what it knows of the network. Plain values only (they become JSON):
+        """This node and what it knows of the network, in plain values: they become JSON.
 
-        `node`: id, name, version, addresses, founded, insecure
+        `node`: id, name, version, addresses, insecure, pid
         `network`: id, digest, replicas, write_concern, members
         `peers`: list of id, name, addresses, state (alive, suspect, dead), round_trip_s, mount
         `storage`: block_count, block_bytes, disk_bytes, capacity_bytes
         `files`: files, directories, bytes
-        `replication`: under_replicated_blocks, under_replicated_bytes, single_copy_blocks
-        `workers`: list of name, doing, steps, failures, last_failure
+        `replication`: queued_copies (about to be sent), missing_copies (found by the last look at
+        every file), short_writes (closes that reached fewer nodes than the write concern)
+        `workers`: list of name, doing, steps, failures, last_failure, and figures of their own
         """
         ...
 
     async def info(self, key: Key) -> dict[str, Any]:
-        """Where a file is: key, path, size, blocks, stored_bytes, inline, holders (list of id, name,
-        blocks), replicas (the least number of holders of any block)."""
+        """Where a file is.
+
+        key, path, size, blocks, stored_bytes, inline, holders (list of id, name, blocks), and
+        replicas: how many nodes in reach hold all of it.
+        """
         ...

@@ -4,7 +4,7 @@ The fork comes before trio and before any thread: a forked child has only the fo
 locks that others held stay locked for ever. The parent stays until the child reports that it
 is ready, or why it will not be, and exits with that; so a script may use the mount when
 `dfs-mount` has returned. The wait has no deadline of its own (a first join copies the namespace,
-which may be long) but ends with the child, however that ends, and with Ctrl-C, which ends the child.
+which may be long) but ends with the child, however that ends, and with Ctrl-C, which ends both.
 
 The report on the pipe is one byte, an exit status, and then text in UTF-8 to the end.
 """
@@ -41,7 +41,7 @@ class Serve(Protocol):
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """The log of a node without a terminal, at most twice `LOG_BYTES_MAX` long with its predecessor.
+    """The log of a node without a terminal: at most `LOG_BYTES_MAX`, and its predecessor.
 
     Standard error leads there too (libraries write to it, and the interpreter when it dies), and
     follows when the file is changed for a new one.
@@ -98,7 +98,7 @@ def run_in_foreground(serve: Serve, name: str, *, verbose: bool) -> int:
 
 
 def run_in_background(serve: Serve, name: str, log_path: Path, *, verbose: bool) -> int:
-    """Serve in a child; return in the parent, with the exit status, when it is ready or has failed."""
+    """Serve in a child; in the parent, return the exit status when it is ready or has failed."""
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()

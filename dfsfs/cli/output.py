@@ -101,15 +101,15 @@ def status_text(status: dict[str, Any]) -> str:
 
 
 def _replication_lines(replication: dict[str, Any]) -> list[str]:
-    blocks = replication.get("under_replicated_blocks")
-    if blocks is None:
+    missing = replication.get("missing_copies")
+    if missing is None:
         return []
-    if blocks == 0:
-        return ["copies    every block has all its replicas"]
-    size = byte_text(replication.get("under_replicated_bytes", 0))
-    line = f"copies    {blocks} blocks ({size}) have too few replicas"
-    if single := replication.get("single_copy_blocks"):
-        line += f", {single} of them only one"
+    queued = replication.get("queued_copies", 0)
+    line = "copies    all there" if not missing else f"copies    {missing} missing"
+    if queued:
+        line += f", {queued} on their way"
+    if short := replication.get("short_writes"):
+        line += f"; {short} writes reached fewer nodes than the write concern asks"
     return [line]
 
 
@@ -139,7 +139,8 @@ def info_text(info: dict[str, Any]) -> str:
     if info.get("inline"):
         lines.append("blocks    none: the content is in the namespace, on every node")
         return "\n".join(lines)
-    lines.append(f"blocks    {info.get('blocks', '?')}, each on at least {info.get('replicas', '?')} nodes")
+    lines.append(f"blocks    {info.get('blocks', '?')}")
+    lines.append(f"replicas  {info.get('replicas', '?')} nodes hold all of it")
     lines.extend(
         f"holder    {holder.get('name', '?')}  {short_id(holder.get('id'))}"
         f"  {holder.get('blocks', '?')} blocks"

@@ -1,4 +1,4 @@
-"""`dfs put` and `dfs get`: a file or a standard stream, to and from the running node, piece by piece.
+"""`dfs put` and `dfs get`: files and standard streams, to and from the running node, by pieces.
 
 Reading and writing files happens in threads that may be abandoned: a terminal or a pipe can keep
 one waiting for ever, and Ctrl-C must end the command all the same.
@@ -26,10 +26,8 @@ def put(key: str, file: str, state: Path | None) -> None:
         trio.run(_put, key, sys.stdin.fileno(), state)
         return
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with suppress(OSError):  # a pipe by name takes no advice
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    except OSError:
-        pass  # a pipe by name: advice does not apply
     try:
         trio.run(_put, key, descriptor, state)
     finally:
