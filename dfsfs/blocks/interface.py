@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dfsfs.base.types import Buffer, Digest
+from dfsfs.blocks.pins import Pins
 
 
 class BlockSource(Protocol):
@@ -99,6 +100,11 @@ class StoreUsage:
 class BlockStore(Protocol):
     """One node's own blocks. Survives kill -9 once `put` returned, power loss once `sync` did."""
 
+    @property
+    def pins(self) -> Pins:
+        """What garbage collection must leave alone; uploads pin, collectors ask."""
+        ...
+
     async def put(self, digest: Digest, data: Buffer) -> bool:
         """Store a block the caller has hashed; True if it was new. Visible to `get` at once.
 
@@ -128,8 +134,9 @@ class BlockStore(Protocol):
         ...
 
     def read_nowait(self, digest: Digest, offset: int, size: int) -> Buffer | None:
-        """What `read` would return, if the block is verified already and those bytes are in the
-        page cache; never blocks.
+        """What `read` would return, if the block is verified and those bytes are in the page cache.
+
+        Never blocks.
         """
         ...
 
