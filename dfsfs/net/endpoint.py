@@ -1,0 +1,316 @@
+"""A node's place in the network: where it listens, whom it has sessions with, what it serves.
+
+Accepts and dials, greets, and keeps exactly one session per peer. Whom to dial and when again is
+not decided here: see cluster.membership.
+
+One session per peer: of two connections between the same nodes, the node with the smaller id
+decides, and the other waits for its word; so both keep the same one, and none is used before that.
+The decider refuses a connection while its session with that peer answers a ping, and replaces a
+session that does not, or that belongs to an earlier start of the peer.
+
+Invariant: `sessions[id]` is admitted on both sides, running, and not closed. Watchers see up and
+down alternate for each peer.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from dfsfs.base.errors import (
+    DeadlineExceeded,
+    DfsError,
+    KeyMismatch,
+    LocalProtocolError,
+    NotDfsNode,
+    Overloaded,
+    PeerUnreachable,
+    Refused,
+    SelfConnection,
+    Unavailable,
+)
+from dfsfs.base.limits import (
+    ACCEPT_PAUSE_S,
+    DIAL_TIMEOUT_S,
+    HANDSHAKE_TIMEOUT_S,
+    HANDSHAKES_MAX,
+    MEMBERS_MAX,
+)
+from dfsfs.base.types import NodeId
+from dfsfs.net.greeting import DuplicateConnection, exchange_hello, refuse, wait_admission
+from dfsfs.net.session import CallHandler, Handlers, Peer, Session, StreamHandler
+from dfsfs.net.transport import Address, Listener, Stream, Transports, transport_of
+from dfsfs.runtime import World
+from dfsfs.wire import Connection, Hello
+from dfsfs.wire.connection import VERSION_MAX, VERSION_MIN
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+_INSTANCE_BYTES = 8
+
+
+class Endpoint:
+    """Listeners, sessions and handlers of one node. Complete before `run`; used while it runs."""
+
+    def __init__(
+        self,
+        world: World,
+        node: NodeId,
+        *,
+        name: str,
+        network: bytes,
+        transports: Transports,
+        hello: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """`hello` gives the fields of the layers above, afresh for every connection."""
+        self.node = node
+        self.name = name
+        self.sessions: dict[NodeId, Session] = {}
+        self._world = world
+        self._network = network
+        self._transports = transports
+        self._hello_fields = hello
+        self._instance = secrets.token_bytes(_INSTANCE_BYTES)
+        self._handlers = Handlers()
+        self._up: list[Callable[[Session], None]] = []
+        self._down: list[Callable[[Session], None]] = []
+        self._listeners: list[Listener] = []
+        self._nursery: trio.Nursery | None = None
+        self._handshakes = 0
+        self._sessions_changed = trio.lowlevel.ParkingLot()
+
+    # -- what it serves -----------------------------------------------------------------------
+
+    def serve_calls(self, method: str, handler: CallHandler) -> None:
+        """Answer calls of `method`; one handler each."""
+        assert method not in self._handlers.calls, method
+        self._handlers.calls[method] = handler
+
+    def serve_streams(self, method: str, handler: StreamHandler) -> None:
+        """Serve message streams of `method`; one handler each."""
+        assert method not in self._handlers.streams, method
+        self._handlers.streams[method] = handler
+
+    def on_session(
+        self,
+        up: Callable[[Session], None] | None = None,
+        down: Callable[[Session], None] | None = None,
+    ) -> None:
+        """Call `up` when a session begins and `down` when it ended. They must not wait or raise."""
+        if up is not None:
+            self._up.append(up)
+        if down is not None:
+            self._down.append(down)
+
+    # -- running ------------------------------------------------------------------------------
+
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be reachable until cancelled; then say goodbye to every peer."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                for listener in self._listeners:
+                    listener.close()
+                with trio.CancelScope(shield=True):
+                    await self._close_sessions()
+
+    async def _close_sessions(self) -> None:
+        # Bounded: a session gives its peer `GOODBYE_TIMEOUT_S`.
+        sessions = list(self.sessions.values())
+        for session in sessions:
+            session.close(f"{self.name} is stopping")
+        for session in sessions:
+            await session.closed.wait()
+
+    async def listen(self, url: str) -> str:
+        """Accept connections at `url` from now on; returns the address with its real port.
+
+        Raises:
+            Unavailable: the address cannot be had. Invalid: it is none. KeyMissing: no key.
+        """
+        address = Address.parse(url)
+        listener = await transport_of(self._transports, address).listen(address)
+        self._listeners.append(listener)
+        self._running().start_soon(self._accept, listener)
+        return listener.url
+
+    async def connect(self, url: str, *, expect: NodeId | None = None) -> Session:
+        """The session with the node at `url`: a new one, or the one there is already.
+
+        Raises:
+            KeyMissing, KeyMismatch, NotDfsNode: the three things to tell a user apart.
+            SelfConnection: this node itself answers there.
+            Refused: a node other than `expect` answers there, or it does not want us.
+            PeerUnreachable, DeadlineExceeded: nobody answers, or not in time.
+            Invalid: no address.
+        """
+        address = Address.parse(url)
+        transport = transport_of(self._transports, address)
+        with trio.move_on_after(DIAL_TIMEOUT_S):
+            stream = await transport.connect(address)
+            return await self._greet(stream, dialled=True, expect=expect)
+        raise DeadlineExceeded(f"{address.url} does not answer within {DIAL_TIMEOUT_S:g} s")
+
+    async def _accept(self, listener: Listener) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except PeerUnreachable:
+                return  # closed
+            except Unavailable as error:
+                log.warning("%s", error)
+                await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            if self._handshakes >= HANDSHAKES_MAX:
+                stream.close()
+                continue
+            self._handshakes += 1
+            self._running().start_soon(self._welcome, stream)
+
+    async def _welcome(self, stream: Stream) -> None:
+        try:
+            await self._greet(stream, dialled=False, expect=None)
+        except DuplicateConnection:
+            pass  # both sides dialled: the usual case at start
+        except DfsError as error:
+            log.info("connection from %s: %s", stream.remote, error)
+        finally:
+            self._handshakes -= 1
+
+    # -- greeting -----------------------------------------------------------------------------
+
+    async def _greet(self, stream: Stream, *, dialled: bool, expect: NodeId | None) -> Session:
+        """Handshake, hellos, admission; the stream is closed unless it becomes a session."""
+        connection = Connection(dialler=dialled)
+        admitted = False
+        try:
+            with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as scope:
+                await stream.handshake()
+                hello = await exchange_hello(stream, connection, self._hello(stream))
+                peer = self._peer(stream, hello, dialled=dialled)
+                try:
+                    self._check_peer(peer, hello, expect)
+                    session = await self._admit(stream, connection, peer)
+                except (Refused, Overloaded, DuplicateConnection) as error:
+                    await refuse(stream, connection, error)
+                    raise
+                admitted = True
+                return session
+            assert scope.cancelled_caught
+            if connection.hello_received is None:
+                raise NotDfsNode(f"{stream.remote} says nothing: it is not a dfs node, or it hangs")
+            raise DeadlineExceeded(f"{stream.remote} did not finish its greeting")
+        except DuplicateConnection as error:
+            if not dialled:
+                raise
+            stream.close()
+            return await self._existing(error)
+        finally:
+            if not admitted:
+                stream.close()
+
+    def _hello(self, stream: Stream) -> Hello:
+        return Hello(
+            VERSION_MIN,
+            VERSION_MAX,
+            self.node,
+            self._network,
+            self._instance,
+            self.name,
+            self._hello_fields(),
+        )
+
+    def _peer(self, stream: Stream, hello: Hello, *, dialled: bool) -> Peer:
+        return Peer(
+            node=hello.node,
+            name=hello.name,
+            fields=hello.fields,
+            instance=hello.instance,
+            address=stream.remote,
+            dialled=dialled,
+            proved=stream.peer_id is not None,
+            local=stream.local,
+        )
+
+    def _check_peer(self, peer: Peer, hello: Hello, expect: NodeId | None) -> None:
+        if hello.network != self._network and not peer.local:
+            raise KeyMismatch(f"{peer.address} is a node of another network")
+        if peer.node == self.node:
+            if peer.instance == self._instance:
+                raise SelfConnection(f"{peer.address} is this node itself")
+            raise Refused(f"{peer.address} uses the identity of this node: was it copied?")
+        if expect is not None and peer.node != expect:
+            raise Refused(
+                f"{peer.address} is node {peer.node.hex()[:12]} ({peer.name}),"
+                f" not {expect.hex()[:12]}"
+            )
+        if peer.node not in self.sessions and len(self.sessions) >= MEMBERS_MAX:
+            raise Overloaded(f"{self.name} has {MEMBERS_MAX} sessions already")
+
+    async def _admit(self, stream: Stream, connection: Connection, peer: Peer) -> Session:
+        if not connection.decides:
+            await wait_admission(stream, connection, peer.node)
+            return self._install(stream, connection, peer)
+        while (existing := self.sessions.get(peer.node)) is not None:
+            if existing.peer.instance != peer.instance:
+                break  # the peer has restarted
+            if await existing.ping():
+                raise DuplicateConnection(peer.node)
+            await existing.closed.wait()
+        # No await between the look above and the session being there.
+        session = self._install(stream, connection, peer)
+        session.outbox.put(0, connection.send_accept())
+        return session
+
+    def _install(self, stream: Stream, connection: Connection, peer: Peer) -> Session:
+        old = self.sessions.get(peer.node)
+        if old is not None:
+            old.close("a newer connection replaces it")
+            self._remove(old)
+        session = Session(self._world, stream, connection, peer, self._handlers)
+        self.sessions[peer.node] = session
+        self._running().start_soon(self._run_session, session)
+        log.info("session with %s (%s) at %s", peer.name, peer.node.hex()[:12], peer.address)
+        for up in self._up:
+            up(session)
+        self._sessions_changed.unpark_all()
+        return session
+
+    async def _run_session(self, session: Session) -> None:
+        try:
+            await session.run()
+        finally:
+            self._remove(session)
+
+    def _remove(self, session: Session) -> None:
+        """Take a session out, once."""
+        if self.sessions.get(session.peer.node) is not session:
+            return
+        del self.sessions[session.peer.node]
+        log.info("session with %s ended: %s", session.peer.name, session.ended_by)
+        for down in self._down:
+            down(session)
+        self._sessions_changed.unpark_all()
+
+    async def _existing(self, duplicate: DuplicateConnection) -> Session:
+        """The session because of which our connection was not needed."""
+        with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+            while True:
+                session = self.sessions.get(duplicate.node)
+                if session is not None:
+                    return session
+                await self._sessions_changed.park()
+        raise PeerUnreachable("the node said that it has a session with this one, and it has not")
+
+    def _running(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise LocalProtocolError("the endpoint is not running")
+        return self._nursery
