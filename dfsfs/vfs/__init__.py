@@ -1,1 +1,26 @@
-"""dfsfs.vfs"""
+"""Floor 3: POSIX semantics over namespace and blocks. No kernel, no sockets.
+
+`Filesystem` has the verbs; what it needs from above is stated in `vfs.interface`.
+"""
+
+from dfsfs.vfs.attributes import Caller, SetAttributes
+from dfsfs.vfs.files import Opened
+from dfsfs.vfs.filesystem import DirectoryEntry, Filesystem, Statistics
+from dfsfs.vfs.interface import FileFacts, Invalidator, Publication, Space
+from dfsfs.vfs.local import LocalFacts, LocalPublication, NoKernel
+
+__all__ = [
+    "Caller",
+    "DirectoryEntry",
+    "FileFacts",
+    "Filesystem",
+    "Invalidator",
+    "LocalFacts",
+    "LocalPublication",
+    "NoKernel",
+    "Opened",
+    "Publication",
+    "SetAttributes",
+    "Space",
+    "Statistics",
+]

@@ -1,0 +1,178 @@
+"""What is open: one `OpenFile` per inode, one `FileHandle` or `DirectoryHandle` per open(2).
+
+Handle numbers are never reused. An open file holds the present content of its inode for all its
+handles, because the kernel's page cache knows only inodes. Readers keep a `ContentReader` each, so
+that every sequential reader has its own read-ahead.
+
+Sync and owned by the filesystem; nothing here waits or writes.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import TypeVar
+
+from dfsfs.base.errors import BadHandle, NotFound, TooManyOpen
+from dfsfs.base.limits import OPEN_HANDLES_MAX
+from dfsfs.base.types import ContentRef, FileKind, InodeId
+from dfsfs.content import ContentReader
+from dfsfs.namespace import Namespace
+from dfsfs.vfs.buffer import WriteBuffer
+
+H = TypeVar("H")
+DirectoryItem = tuple[bytes, InodeId, FileKind]
+
+
+class OpenFile:
+    """An inode with at least one handle, or with bytes not yet committed.
+
+    `content` is what the namespace says. While `buffer` is there it rules instead: changes from
+    elsewhere are noted in `content`, and seen when the buffer has been committed or given up.
+    """
+
+    __slots__ = (
+        "atime_due",
+        "buffer",
+        "committed",
+        "content",
+        "handles",
+        "inode",
+        "mtime_ns",
+        "privileged",
+        "unlinked",
+    )
+
+    def __init__(self, inode: InodeId, content: ContentRef, *, privileged: bool) -> None:
+        self.inode = inode
+        self.content = content
+        self.handles = 0
+        self.buffer: WriteBuffer | None = None
+        self.committed = 0  # `buffer.sequence` that the namespace and the mounts have seen
+        self.mtime_ns = 0  # of the buffer's last change
+        self.unlinked = False
+        self.atime_due = True
+        self.privileged = privileged  # may have suid, sgid or capabilities that a write must clear
+
+    @property
+    def size(self) -> int:
+        """The size a caller of this mount sees."""
+        return self.content.size if self.buffer is None else self.buffer.size
+
+
+class FileHandle:
+    """One open(2) of a file."""
+
+    __slots__ = (
+        "append",
+        "content",
+        "direct",
+        "file",
+        "readable",
+        "reader",
+        "root",
+        "sync",
+        "writable",
+    )
+
+    def __init__(self, file: OpenFile, flags: int, *, root: bool) -> None:
+        mode = flags & os.O_ACCMODE
+        self.file = file
+        self.readable = mode in (os.O_RDONLY, os.O_RDWR)
+        self.writable = mode in (os.O_WRONLY, os.O_RDWR)
+        self.append = bool(flags & os.O_APPEND)
+        self.sync = bool(flags & (os.O_SYNC | os.O_DSYNC))
+        self.direct = False  # the kernel does not use its page cache for it
+        self.root = root  # opened by uid 0: writes leave suid and sgid alone
+        self.reader: ContentReader | None = None
+        self.content: ContentRef | None = None  # what `reader` reads
+
+
+class DirectoryHandle:
+    """One opendir(3): the names as they were when it was last read from its beginning.
+
+    Positions count `.` and `..` first, so they stay valid whatever is created or removed meanwhile.
+    """
+
+    __slots__ = ("inode", "items")
+
+    def __init__(self, inode: InodeId) -> None:
+        self.inode = inode
+        self.items: list[DirectoryItem] | None = None
+
+    def read(self, namespace: Namespace) -> None:
+        """Take the names as they are now; a removed directory has none."""
+        try:
+            parent = namespace.parent(self.inode)
+            names = namespace.names(self.inode)
+        except NotFound:
+            self.items = []
+            return
+        dots = [
+            (b".", self.inode, FileKind.DIRECTORY),
+            (b"..", parent, FileKind.DIRECTORY),
+        ]
+        self.items = dots + names
+
+
+class HandleTable:
+    """All handles of a mount by number."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, FileHandle] = {}
+        self._directories: dict[int, DirectoryHandle] = {}
+        self._next = 1
+
+    def __len__(self) -> int:
+        return len(self._files) + len(self._directories)
+
+    def add_file(self, handle: FileHandle) -> int:
+        """Number a handle."""
+        return self._add(self._files, handle)
+
+    def add_directory(self, handle: DirectoryHandle) -> int:
+        """Number a handle."""
+        return self._add(self._directories, handle)
+
+    def _add(self, table: dict[int, H], handle: H) -> int:
+        if len(self) >= OPEN_HANDLES_MAX:
+            raise TooManyOpen("too many open files")
+        number = self._next
+        self._next += 1
+        table[number] = handle
+        return number
+
+    def file(self, number: int) -> FileHandle:
+        """The handle of an open file.
+
+        Raises:
+            BadHandle: no such handle.
+        """
+        try:
+            return self._files[number]
+        except KeyError:
+            raise BadHandle(f"no open file {number}") from None
+
+    def directory(self, number: int) -> DirectoryHandle:
+        """The handle of an open directory.
+
+        Raises:
+            BadHandle: no such handle.
+        """
+        try:
+            return self._directories[number]
+        except KeyError:
+            raise BadHandle(f"no open directory {number}") from None
+
+    def remove_file(self, number: int) -> FileHandle:
+        """Take a handle out; its number never comes back."""
+        handle = self.file(number)
+        del self._files[number]
+        return handle
+
+    def remove_directory(self, number: int) -> None:
+        """Take a handle out; its number never comes back."""
+        self.directory(number)
+        del self._directories[number]
+
+    def files(self) -> Iterator[FileHandle]:
+        """Every open file handle."""
+        return iter(self._files.values())

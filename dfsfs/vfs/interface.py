@@ -1,0 +1,87 @@
+"""What the vfs needs from above, in words: publication, facts about the network, a kernel's caches.
+
+`cluster` and `fuse` implement these; the vfs knows neither. `vfs.local` has the implementations of
+a node alone and of a filesystem without a mount.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dfsfs.base.types import ContentRef, InodeId
+
+
+class Publication(Protocol):
+    """When may a call return? Positions are those of `Namespace.position`."""
+
+    async def visible(self, position: int) -> None:
+        """Return when every connected mount has applied our rows up to `position`.
+
+        Its kernel has forgotten what they change by then, and as many nodes hold them as the write
+        concern asks.
+
+        Raises:
+            Unavailable: the write concern is strict and cannot be met.
+        """
+        ...
+
+    async def durable(self, position: int) -> None:
+        """The same, and on stable storage: blocks and rows, here and on the write-concern nodes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What df shows: of the whole network, at the current replication factor."""
+
+    capacity_bytes: int
+    free_bytes: int
+
+
+class FileFacts(Protocol):
+    """Values of the virtual xattrs, and the space of the network."""
+
+    async def key_of(self, content: ContentRef) -> str:
+        """`user.dfs.key`: `<digest kind>:<hex>:<size>`.
+
+        Of inline bytes the digest they would have as a block.
+        """
+        ...
+
+    async def replicas(self, content: ContentRef) -> str:
+        """`user.dfs.replicas`: the least number of nodes that hold any block of it."""
+        ...
+
+    def space(self) -> Space:
+        """For statfs; cheap."""
+        ...
+
+
+class Invalidator(Protocol):
+    """Makes a kernel forget. Calls never wait and never fail; the work is done elsewhere."""
+
+    def entry(self, directory: InodeId, name: bytes, *, busy: bool) -> None:
+        """Forget what `name` in `directory` is, or that it is nothing."""
+        ...
+
+    def attributes(self, inode: InodeId) -> None:
+        """Forget the attributes of an inode; done when this returns."""
+        ...
+
+    def pages(self, inode: InodeId, *, busy: bool) -> None:
+        """Forget attributes and cached bytes of a file.
+
+        `busy` (here and for `entry`): a handler that holds the kernel's lock on that inode is
+        running, so the kernel complies only after it has returned, and nobody may wait for that.
+        """
+        ...
+
+    def pages_pending(self, inode: InodeId) -> bool:
+        """Whether a call of `pages` for this inode has not reached the kernel yet."""
+        ...
+
+    async def settled(self) -> None:
+        """Return when everything asked for before now, and not busy then, has reached the kernel.
+
+        Or after `limits.INVALIDATION_TIMEOUT_S`.
+        """
+        ...

@@ -1,0 +1,62 @@
+"""The simplest publication, facts and invalidator: a node alone, a filesystem without a mount."""
+
+from collections.abc import Awaitable, Callable
+
+from dfsfs.base.types import ContentRef, DigestKind, InodeId
+from dfsfs.content import content_key
+from dfsfs.vfs.interface import Space
+
+
+class LocalPublication:
+    """Everything is visible at once, and durable when the local disk has it."""
+
+    def __init__(self, sync: Callable[[], Awaitable[None]]) -> None:
+        """`sync` flushes the block store, then the database."""
+        self._sync = sync
+
+    async def visible(self, position: int) -> None:
+        """Nobody else looks."""
+
+    async def durable(self, position: int) -> None:
+        """Flush the local disk."""
+        await self._sync()
+
+
+class LocalFacts:
+    """One node holds everything."""
+
+    def __init__(self, kind: DigestKind, space: Callable[[], Space]) -> None:
+        self._kind = kind
+        self._space = space
+
+    async def key_of(self, content: ContentRef) -> str:
+        """The digest of the tree's root block, and the size."""
+        return content_key(self._kind, content)
+
+    async def replicas(self, content: ContentRef) -> str:
+        """One."""
+        return "1"
+
+    def space(self) -> Space:
+        """What the store says."""
+        return self._space()
+
+
+class NoKernel:
+    """The invalidator of a filesystem without a mount."""
+
+    def entry(self, directory: InodeId, name: bytes, *, busy: bool) -> None:
+        """Nothing to forget."""
+
+    def attributes(self, inode: InodeId) -> None:
+        """Nothing to forget."""
+
+    def pages(self, inode: InodeId, *, busy: bool) -> None:
+        """Nothing to forget."""
+
+    def pages_pending(self, inode: InodeId) -> bool:
+        """Nothing ever is."""
+        return False
+
+    async def settled(self) -> None:
+        """Nothing to wait for."""
