@@ -6,8 +6,8 @@ are where the write concern wants them; memory is bounded for any size.
 """
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
 
 from dfsfs.admin import Key, Listing
 from dfsfs.base.errors import Exists, Invalid, IsDirectory, NotDirectory, NotFound
@@ -15,7 +15,7 @@ from dfsfs.base.limits import CONTROL_PIECE_BYTES
 from dfsfs.base.types import ROOT_INODE, Buffer, ContentRef, FileKind, InodeId
 from dfsfs.blocks import Storage
 from dfsfs.content import ContentReader, ContentWriter
-from dfsfs.namespace import Change, Inode, Namespace
+from dfsfs.namespace import Inode, Namespace
 from dfsfs.runtime import World
 from dfsfs.vfs import Publication
 
@@ -32,17 +32,11 @@ class Keys:
         namespace: Namespace,
         storage: Storage,
         publication: Publication,
-        *,
-        changed: Callable[[Change], None],
     ) -> None:
-        """`changed` is told what was done here, so that a mount of this node forgets it."""
         self._world = world
         self._namespace = namespace
         self._storage = storage
         self._publication = publication
-        self._changed = changed
-        self._telling = False
-        namespace.subscribe(self._committed)
 
     async def put(self, key: Key, source: AsyncIterable[Buffer]) -> None:
         """Store a stream as the file `key`. See `admin.Operator.put`."""
@@ -55,8 +49,7 @@ class Keys:
                 await writer.write(piece)
             content = await writer.finish()
             await upload.settle()
-            with self._tell():
-                self._bind(parents, name, content)
+            self._bind(parents, name, content)
             await self._publication.visible(self._namespace.position)
         finally:
             upload.close()
@@ -148,11 +141,10 @@ class Keys:
         """Remove a file's name, or an empty directory."""
         *parents, name = components(key, what="a file or directory")
         directory = self._resolve(parents).inode
-        with self._tell():
-            if self._namespace.lookup(directory, name).kind == FileKind.DIRECTORY:
-                self._namespace.rmdir(directory, name)
-            else:
-                self._namespace.unlink(directory, name)
+        if self._namespace.lookup(directory, name).kind == FileKind.DIRECTORY:
+            self._namespace.rmdir(directory, name)
+        else:
+            self._namespace.unlink(directory, name)
         await self._publication.visible(self._namespace.position)
 
     def resolve(self, key: Key) -> Inode:
@@ -168,19 +160,6 @@ class Keys:
         for name in names:
             inode = self._namespace.lookup(inode.inode, name)
         return inode
-
-    @contextmanager
-    def _tell(self) -> Iterator[None]:
-        """Commits inside this block are ours, not those of the mount: the mount must be told."""
-        self._telling = True
-        try:
-            yield
-        finally:
-            self._telling = False
-
-    def _committed(self, change: Change) -> None:
-        if self._telling and change.local:
-            self._changed(change)
 
 
 def components(key: Key, *, what: str = "") -> list[bytes]:

@@ -22,7 +22,7 @@ import trio
 
 from dfsfs import __version__
 from dfsfs.admin import Key, Listing
-from dfsfs.base.errors import Misconfigured
+from dfsfs.base.errors import Unavailable
 from dfsfs.base.limits import CACHE_BYTES_DEFAULT, JOIN_TIMEOUT_S
 from dfsfs.base.types import ORIGIN_MAX, Buffer, ContentRef, DigestKind, Origin
 from dfsfs.base.units import MIB
@@ -31,10 +31,23 @@ from dfsfs.cluster import Cluster, ClusterSettings, Member, MemberTable
 from dfsfs.cluster.members import SCHEMA as MEMBERS_SCHEMA
 from dfsfs.cluster.members import SCHEMA_VERSION as MEMBERS_SCHEMA_VERSION
 from dfsfs.config import Config
+from dfsfs.content import content_key
 from dfsfs.crdt import HybridClock
 from dfsfs.keys import Keys
 from dfsfs.namespace import SCHEMA, SCHEMA_VERSION, Change, Namespace
-from dfsfs.net import Endpoint, NetworkKey, NodeIdentity, local_addresses
+from dfsfs.net import (
+    Credentials,
+    Endpoint,
+    NetworkKey,
+    NodeIdentity,
+    Transports,
+    create_network_key,
+    insecure_transports,
+    load_network_key,
+    local_addresses,
+    network_id,
+    standard_transports,
+)
 from dfsfs.runtime import (
     Checkpointer,
     Database,
@@ -50,15 +63,28 @@ log = logging.getLogger(__name__)
 
 NAMESPACE_CACHE_BYTES = 64 * MIB
 MEMBERS_CACHE_BYTES = MIB
+INSECURE_NETWORK = b"insecure"  # network id of nodes without a key
+STOP_TIMEOUT_S = 10.0  # an orderly end does not take longer than this
 ANNOUNCE_S = 30.0  # how often the space a node uses is told to the others
 
 
 class Node:
     """One peer of a network, running between `__aenter__` and `__aexit__`."""
 
-    def __init__(self, config: Config, *, world: World | None = None) -> None:
-        """Nothing is opened yet. `world`: time, chance and threads; the machine's own by default."""
+    def __init__(
+        self,
+        config: Config,
+        *,
+        world: World | None = None,
+        transports: Transports | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        `world`: time, chance and threads; the machine's own by default. `transports`: how peers are
+        reached; by default TLS with the network's key.
+        """
         self.config = config
+        self._transports = transports
         self.world: World = world or RealWorld()
         self._stack = AsyncExitStack()
 
@@ -72,13 +98,14 @@ class Node:
             Unavailable: the network could not be joined within `limits.JOIN_TIMEOUT_S`.
         """
         async with AsyncExitStack() as stack:
-            self._open_state(stack)
-            self._build(stack)
+            await self._open_state(stack)
+            self._build()
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
             await nursery.start(self.endpoint.run)
             await self._listen()
             await nursery.start(self.cluster.run)
+            await nursery.start(self.filesystem.run)
             nursery.start_soon(run_worker, self._checkpointer)
             nursery.start_soon(self._announce_space)
             if self.config.bootstrap:
@@ -94,10 +121,16 @@ class Node:
         trace: TracebackType | None,
     ) -> None:
         """Stop every part. What was acknowledged is durable already."""
-        with trio.CancelScope(shield=True):
-            await self._stack.aclose()
+        with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
+            await self.filesystem.commit_all()  # what was written but not closed
+        # Not inside a scope: the nursery on the stack is older than any scope opened here.
+        await self._stack.aclose()
 
-    def _open_state(self, stack: AsyncExitStack) -> None:
+    async def _close_store(self) -> None:
+        with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
+            await self.store.close()
+
+    async def _open_state(self, stack: AsyncExitStack) -> None:
         config = self.config
         lock = stack.enter_context(DirectoryLock(config.state))
         del lock
@@ -117,32 +150,38 @@ class Node:
             cache_bytes=NAMESPACE_CACHE_BYTES,
         )
         stack.callback(self._database.close)
-        self.store = SegmentStore(
-            config.state / "blocks", self.world, capacity_bytes=config.capacity_bytes
+        self.store = await SegmentStore.open(
+            self.world, config.state / "blocks", capacity_bytes=config.capacity_bytes
         )
-        stack.push_async_callback(self.store.close)
+        stack.push_async_callback(self._close_store)
 
     def _network_key(self) -> NetworkKey | None:
         config = self.config
         if config.insecure:
             return None
         if config.founds_network:
-            key = NetworkKey.new()
-            key.save(config.key_path)
+            key = create_network_key(config.key_path)
             log.info("founded a network; its key is %s", config.key_path)
             return key
-        return NetworkKey.load(config.key_path)
+        return load_network_key(config.key_path)
 
-    def _build(self, stack: AsyncExitStack) -> None:
+    def _own_transports(self) -> Transports:
+        if self.key is None:
+            return insecure_transports()
+        return standard_transports(Credentials(identity=self.identity, key=self.key))
+
+    def _build(self) -> None:
         config = self.config
-        self.members = MemberTable(self._members_database, self.identity.node_id)
+        self.members = MemberTable(self._members_database, self.identity.id)
         self.origin = self._choose_origin()
+        self.network = network_id(self.key) if self.key else INSECURE_NETWORK
         self.endpoint = Endpoint(
             self.world,
-            self.identity,
-            key=self.key,
+            self.identity.id,
             name=config.name,
-            fields=self._hello_fields,
+            network=self.network,
+            transports=self._transports or self._own_transports(),
+            hello=self._hello_fields,
         )
         clock = HybridClock(self.world)
         self.namespace = Namespace(
@@ -187,12 +226,8 @@ class Node:
             self.namespace,
             self.cluster.storage,
             self.cluster.publication,
-            changed=self.filesystem.changed,
         )
-        self.namespace.subscribe(self._committed)
-        self._checkpointer = Checkpointer(
-            self.world, [self._database, self._members_database, self.store.database]
-        )
+        self._checkpointer = Checkpointer(self.world, [self._database, self._members_database])
 
     async def _listen(self) -> None:
         """Listen; without --listen any free port does when the usual one is taken."""
@@ -200,7 +235,7 @@ class Node:
         for url in self.config.listen_urls:
             try:
                 self.urls.append(await self.endpoint.listen(url))
-            except Misconfigured:
+            except Unavailable:
                 if self.config.listen is not None:
                     raise
                 free = url.rpartition(":")[0] + ":0"
@@ -212,10 +247,10 @@ class Node:
         """This incarnation's number: from the node key, so that nobody needs to hand it out."""
         incarnation = int(self.members.fact("incarnation") or b"0")
         while True:
-            seed = self.identity.node_id + incarnation.to_bytes(4, "big")
+            seed = self.identity.id + incarnation.to_bytes(4, "big")
             number = int.from_bytes(hashlib.sha256(seed).digest()[:3], "big") & ORIGIN_MAX
             taken = any(
-                member.origin == number and member.node != self.identity.node_id
+                member.origin == number and member.node != self.identity.id
                 for member in self.members.all()
             )
             if number and not taken:
@@ -254,7 +289,7 @@ class Node:
     def _describe(self, version: int) -> Member:
         usage = self.store.usage()
         return Member(
-            node=self.identity.node_id,
+            node=self.identity.id,
             name=self.config.name,
             origin=self.origin,
             version=version,
@@ -285,10 +320,6 @@ class Node:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
         await self.store.sync()
         await self.world.run_blocking(self._database.sync)
-
-    def _committed(self, change: Change) -> None:
-        if not change.local:
-            self.filesystem.changed(change)
 
     async def _applied(self, changes: Sequence[Change]) -> None:
         await self.filesystem.invalidated(changes)
@@ -346,7 +377,7 @@ class Node:
         replicator = self.cluster.replicator
         return {
             "node": {
-                "id": self.identity.node_id.hex(),
+                "id": self.identity.id.hex(),
                 "name": self.config.name,
                 "version": __version__,
                 "addresses": self._advertised(),
@@ -354,7 +385,7 @@ class Node:
                 "pid": os.getpid(),
             },
             "network": {
-                "id": self.endpoint.network_id.hex(),
+                "id": self.network.hex(),
                 "digest": self.cluster.storage.kind.name.lower(),
                 "replicas": self.config.replicas,
                 "write_concern": self.config.write_concern,
@@ -370,7 +401,7 @@ class Node:
             "files": {
                 "files": totals.files,
                 "directories": totals.directories,
-                "bytes": totals.size_bytes,
+                "bytes": totals.bytes,
             },
             "replication": {
                 "queued_copies": replicator.pending,

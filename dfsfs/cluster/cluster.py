@@ -163,7 +163,6 @@ class Cluster:
 
     def _session_up(self, session: Session) -> None:
         assert self._sessions is not None, "session before run"
-        log.info("connected to %s at %s", session.peer.name, session.address)
         self._sessions.start_soon(self._serve_session, session)
         self.replicator.scan_wanted = True
 
@@ -174,10 +173,9 @@ class Cluster:
                 nursery.start_soon(self.exchange.send, session)
         except* DfsError as errors:
             log.info("session with %s: %s", session.peer.name, errors.exceptions[0])
-            await session.close(str(errors.exceptions[0]))
+            session.close(str(errors.exceptions[0]))
 
     def _session_down(self, session: Session) -> None:
-        log.info("lost %s: %s", session.peer.name, session.close_reason)
         self.membership.session_down(session.peer.node)
 
     async def _sync_peer(self, node: NodeId, position: int) -> None:

@@ -21,7 +21,7 @@ from dfsfs.base.limits import (
     UPLOAD_BYTES_MAX,
 )
 from dfsfs.base.types import Buffer, Digest, DigestKind, NodeId, digest_of, digest_text
-from dfsfs.blocks import BlockStore, Pins
+from dfsfs.blocks import BlockStore, ByteBudget, Pins
 from dfsfs.cluster.members import MemberTable
 from dfsfs.cluster.placement import ranked
 from dfsfs.cluster.publication import Publication
@@ -59,7 +59,7 @@ class Replicator:
         self._concern = concern
         self.strict = strict
         self.world = world
-        self.budget = _ByteBudget(UPLOAD_BYTES_MAX)
+        self.budget = ByteBudget(UPLOAD_BYTES_MAX)  # blocks being put or on their way to write sets
         self._nursery: trio.Nursery | None = None
         self._pending: deque[tuple[Digest, NodeId]] = deque()
         self._pending_set: set[tuple[Digest, NodeId]] = set()
@@ -86,7 +86,10 @@ class Replicator:
     # -- the write set ------------------------------------------------------------------------
 
     def begin(self, digest: Digest, data: Buffer, *, new: bool, flight: "_Flight") -> None:
-        """Start copying a block that was just stored here; `flight` learns when that is enough."""
+        """Start copying a block that was just stored here; `flight` learns when that is enough.
+
+        Takes over the block's share of the budget.
+        """
         assert self._nursery is not None, "put before run"
         order = ranked(digest, self._members.candidates)
         own = self._members.own
@@ -98,11 +101,12 @@ class Replicator:
         else:
             wanted = min(self._concern - 1, len(others))
         if wanted > 0 and reachable:
-            flight.started(len(data))
+            flight.started()
             self._nursery.start_soon(
                 self._settle, digest, data, new, reachable, wanted, home, flight
             )
             return
+        self.budget.release(len(data))
         if wanted > 0:
             self._fell_short(flight)
         for node in home:
@@ -144,7 +148,8 @@ class Replicator:
                 if node not in holders and node != self._members.own:
                     self.copy_later(digest, node)
         finally:
-            flight.ended(len(data))
+            self.budget.release(len(data))
+            flight.ended()
 
     def _fell_short(self, flight: "_Flight") -> None:
         self.short_blocks += 1
@@ -224,22 +229,27 @@ class ReplicatedUpload:
         self._pinned: set[Digest] = set()
         self._replicator = replicator
         self._kind = kind
-        self._flight = _Flight(replicator.budget)
+        self._flight = _Flight()
 
     async def put(self, data: Buffer) -> Digest:
         """Hash, store here, start copying. See `blocks.Upload.put`."""
         world = self._replicator.world
-        if len(data) > INLINE_HASH_BYTES_MAX:
-            await self._replicator.budget.wait_room()
-            digest = await world.run_blocking(digest_of, self._kind, data)
-        else:
-            digest = digest_of(self._kind, data)
-        if digest not in self._pinned:
-            self._pins.pin(digest)
-            self._pinned.add(digest)
-        new = await self._store.put(digest, data)
-        if not isinstance(data, bytes) and self._replicator.copies_outlive_put:
-            data = bytes(data)  # the copies outlive this call, the caller's buffer does not
+        budget = self._replicator.budget
+        await budget.acquire(len(data))
+        try:
+            if len(data) > INLINE_HASH_BYTES_MAX:
+                digest = await world.run_blocking(digest_of, self._kind, data)
+            else:
+                digest = digest_of(self._kind, data)
+            if digest not in self._pinned:
+                self._pins.pin(digest)
+                self._pinned.add(digest)
+            new = await self._store.put(digest, data)
+            if not isinstance(data, bytes) and self._replicator.copies_outlive_put:
+                data = bytes(data)  # the copies outlive this call, the caller's buffer does not
+        except BaseException:
+            budget.release(len(data))
+            raise
         self._replicator.begin(digest, data, new=new, flight=self._flight)
         return digest
 
@@ -257,50 +267,21 @@ class ReplicatedUpload:
         self._pinned.clear()
 
 
-class _ByteBudget:
-    """Bytes of blocks on their way to write sets; `wait_room` is the back-pressure to writers."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._room = trio.Event()
-
-    @property
-    def used(self) -> int:
-        """Bytes on their way."""
-        return self._used
-
-    def add(self, size: int) -> None:
-        """Bytes that leave (positive) or have arrived (negative)."""
-        self._used += size
-        if size < 0 and self._used < self._limit:
-            self._room.set()
-
-    async def wait_room(self) -> None:
-        """Return when less than the limit is on its way."""
-        while self._used >= self._limit:
-            self._room = trio.Event()
-            await self._room.wait()
-
-
 class _Flight:
     """The copies one upload waits for."""
 
-    def __init__(self, budget: _ByteBudget) -> None:
+    def __init__(self) -> None:
         self.short = 0  # blocks that did not reach their write concern
-        self._budget = budget
         self._open = 0
         self._landed: trio.Event | None = None
 
-    def started(self, size: int) -> None:
+    def started(self) -> None:
         """One more block is on its way."""
         self._open += 1
-        self._budget.add(size)
 
-    def ended(self, size: int) -> None:
+    def ended(self) -> None:
         """One block has arrived, or could not."""
         self._open -= 1
-        self._budget.add(-size)
         if self._open == 0 and self._landed is not None:
             self._landed.set()
 

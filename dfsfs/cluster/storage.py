@@ -28,7 +28,7 @@ class ClusterStorage:
         self._pins = pins
         self._fetcher = fetcher
         self._replicator = replicator
-        self._kind = kind
+        self.kind = kind
         self.bad_blocks = 0
 
     async def get(self, digest: Digest) -> Buffer:
@@ -64,7 +64,7 @@ class ClusterStorage:
 
     def upload(self) -> Upload:
         """Begin to store blocks."""
-        return ReplicatedUpload(self._store, self._pins, self._replicator, self._kind)
+        return ReplicatedUpload(self._store, self._pins, self._replicator, self.kind)
 
     async def _replace(self, digest: Digest) -> Buffer:
         """The copy here is damaged: another one takes its place (promise 15)."""

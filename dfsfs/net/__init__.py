@@ -1,5 +1,6 @@
 """Floor 2: peers as sessions. Transports, identity, one session per peer; see doc/protocol.md."""
 
+from dfsfs.net.addresses import local_addresses
 from dfsfs.net.endpoint import Endpoint
 from dfsfs.net.identity import (
     NetworkKey,
@@ -45,6 +46,7 @@ __all__ = [
     "create_network_key",
     "insecure_transports",
     "load_network_key",
+    "local_addresses",
     "network_id",
     "standard_transports",
 ]
