@@ -390,7 +390,7 @@ class WriteBuffer:
             await self._landed.wait()
 
     async def _fold(self, size: int) -> None:
-        """Make a new base of `size` bytes from the old one and the stored leaves (under the lock)."""
+        """Make a base of `size` bytes from it and the stored leaves (needs the lock)."""
         leaves = {
             index: self._stored[index]
             for index in sorted(self._stored)

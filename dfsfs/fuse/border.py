@@ -1,0 +1,83 @@
+"""The errno border: what a handler raises, and what the caller of the filesystem sees.
+
+pyfuse3 ends its main loop, and with it the mount, when a handler raises anything but FUSEError. So
+every handler passes here: expected failures become their errno, a handler that takes longer than
+`limits.HANDLER_TIMEOUT_S` becomes EIO (the kernel cannot kill a waiting caller: its INTERRUPT does
+not reach us), and a bug becomes EIO, a line in the log with its traceback, and a count.
+
+Cancellation is never caught. `sync_handler` is for handlers that never wait: no deadline to set.
+"""
+
+import errno
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import pyfuse3
+import trio
+
+from dfsfs.base.errors import DfsError
+from dfsfs.base.limits import HANDLER_TIMEOUT_S
+
+log = logging.getLogger(__name__)
+
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
+
+
+class Failures:
+    """How often handlers failed in ways nobody expected; read by status and tests."""
+
+    def __init__(self) -> None:
+        self.bugs = 0
+        self.timeouts = 0
+
+    def translate(self, name: str, error: Exception) -> pyfuse3.FUSEError:
+        """What the caller sees of an exception."""
+        if isinstance(error, pyfuse3.FUSEError):
+            return error
+        if isinstance(error, DfsError):
+            if error.errno == errno.EIO:
+                log.info("%s: %s", name, error)
+            return pyfuse3.FUSEError(error.errno)
+        if isinstance(error, OSError) and error.errno:
+            log.info("%s: %s", name, error)
+            return pyfuse3.FUSEError(error.errno)
+        if isinstance(error, trio.TooSlowError):
+            self.timeouts += 1
+            log.info("%s: no end after %.0f s", name, HANDLER_TIMEOUT_S)
+            return pyfuse3.FUSEError(errno.EIO)
+        self.bugs += 1
+        log.error("%s failed: a bug in dfsfs", name, exc_info=error)
+        return pyfuse3.FUSEError(errno.EIO)
+
+
+def handler(method: Handler) -> Handler:
+    """Wrap a handler that may wait."""
+
+    @functools.wraps(method)
+    async def guarded(self: Any, *args: Any) -> Any:
+        try:
+            with trio.fail_after(HANDLER_TIMEOUT_S):
+                return await method(self, *args)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            raise self.failures.translate(method.__name__, error) from error
+
+    return guarded  # type: ignore[return-value] # the same call, but for what it raises
+
+
+def sync_handler(method: Handler) -> Handler:
+    """Wrap a handler that never waits: it is on the hottest paths, and needs no deadline."""
+
+    @functools.wraps(method)
+    async def guarded(self: Any, *args: Any) -> Any:
+        try:
+            return await method(self, *args)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            raise self.failures.translate(method.__name__, error) from error
+
+    return guarded  # type: ignore[return-value] # the same call, but for what it raises

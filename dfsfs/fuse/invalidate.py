@@ -1,0 +1,185 @@
+"""Make the kernel forget, from threads of their own.
+
+The kernel takes locks to forget an entry or pages, and a handler of ours may be what holds them. On
+the loop that would be a deadlock for ever (the handler could never return), so entries and pages
+are invalidated in threads, and the loop never waits for one without a deadline. Attributes need no
+lock: they are invalidated at once, on the loop.
+
+Two lanes. What is asked for an inode on which a handler is waiting (`busy`) must wait for it, so it
+has a lane of its own, which nobody waits for; else two mounts, each in a handler that waits for the
+other to forget, would wait for each other. The other lane is what `settled` waits for.
+
+Bounded: equal requests merge while they wait, and a lane with more than `limits.INVALIDATIONS_MAX`
+requests drops the oldest: what the kernel then still believes ends with `limits.KERNEL_CACHE_S`,
+and is counted and logged.
+
+Threads share with the loop only the two lanes, behind one lock that is never held while the kernel
+is called. A thread stuck in the kernel ends when the mount does.
+"""
+
+import contextlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pyfuse3
+import trio
+
+from dfsfs.base.limits import INVALIDATION_TIMEOUT_S, INVALIDATIONS_MAX
+from dfsfs.base.types import InodeId
+
+log = logging.getLogger(__name__)
+
+Target = tuple[InodeId, bytes | None]  # a name in a directory, or (None) the pages of a file
+LANE_THREADS = 2  # so that one request which turns out to be busy does not hold up the others
+
+
+class _Lane:
+    """Requests in order, and the threads that carry them out."""
+
+    def __init__(self, name: str, token: trio.lowlevel.TrioToken) -> None:
+        self._token = token
+        self._lock = threading.Lock()
+        self._ready = threading.Semaphore(0)
+        self._waiting: OrderedDict[Target, int] = OrderedDict()  # its newest request's number
+        self._running: dict[Target, int] = {}
+        self._asked = 0
+        self._waiters: list[tuple[int, trio.Event]] = []  # of the loop
+        self._open = True
+        self.dropped = 0
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
+            for number in range(LANE_THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def ask(self, target: Target) -> None:
+        """Ask for one more invalidation."""
+        with self._lock:
+            self._asked += 1
+            new = target not in self._waiting
+            self._waiting[target] = self._asked
+            self._waiting.move_to_end(target)
+            if len(self._waiting) > INVALIDATIONS_MAX:
+                self._waiting.popitem(last=False)
+                self.dropped += 1
+                new = False
+        if new:
+            self._ready.release()
+
+    def pending(self, target: Target) -> bool:
+        """Whether it has not reached the kernel yet (by two atomic looks: no lock)."""
+        return target in self._waiting or target in self._running
+
+    async def settled(self) -> None:
+        """Wait for everything asked for until now."""
+        with self._lock:
+            if not self._waiting and not self._running:
+                return
+            event = trio.Event()
+            self._waiters.append((self._asked, event))
+        await event.wait()
+
+    def close(self) -> None:
+        """Let the threads end; those in the kernel do when it lets them."""
+        self._open = False
+        for _ in self._threads:
+            self._ready.release()
+
+    def _run(self) -> None:
+        while True:
+            self._ready.acquire()
+            if not self._open:
+                return
+            with self._lock:
+                # The same target is never in two threads: the second would report too early.
+                target = next((item for item in self._waiting if item not in self._running), None)
+                if target is None:
+                    continue
+                self._running[target] = self._waiting.pop(target)
+            _invalidate(target)
+            with self._lock:
+                del self._running[target]
+                again = target in self._waiting
+                waiters = self._take_done()
+            if again:
+                self._ready.release()
+            for event in waiters:
+                self._wake(event.set)
+
+    def _take_done(self) -> list[trio.Event]:
+        """The waiters before whose requests nothing is left. Needs the lock."""
+        left = [*self._waiting.values(), *self._running.values()] if self._waiters else []
+        oldest = min(left, default=self._asked + 1)
+        done = [event for number, event in self._waiters if number < oldest]
+        self._waiters = [waiter for waiter in self._waiters if waiter[0] >= oldest]
+        return done
+
+    def _wake(self, function: Callable[[], None]) -> None:
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            self._open = False
+
+
+def _invalidate(target: Target) -> None:
+    inode, name = target
+    try:
+        if name is None:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=False)
+        else:
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(inode), name)
+    except FileNotFoundError:
+        pass  # the kernel does not know it: as good as forgotten
+    except OSError as error:
+        log.info("the kernel did not forget %r: %s", target, error)
+
+
+class KernelInvalidator:
+    """Implements `vfs.Invalidator` for the one mount of this process. Loop only."""
+
+    def __init__(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+        self._idle = _Lane("dfs-invalidate", token)
+        self._busy = _Lane("dfs-invalidate-busy", token)
+        self.timeouts = 0
+
+    @property
+    def dropped(self) -> int:
+        """Requests given up because too many waited."""
+        return self._idle.dropped + self._busy.dropped
+
+    def entry(self, directory: InodeId, name: bytes, *, busy: bool) -> None:
+        """Forget what a name is."""
+        (self._busy if busy else self._idle).ask((directory, name))
+
+    def attributes(self, inode: InodeId) -> None:
+        """Forget attributes, now."""
+        # OSError: the kernel does not know the inode, or the mount is gone.
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
+
+    def pages(self, inode: InodeId, *, busy: bool) -> None:
+        """Forget attributes and bytes; attributes now."""
+        self.attributes(inode)
+        (self._busy if busy else self._idle).ask((inode, None))
+
+    def pages_pending(self, inode: InodeId) -> bool:
+        """Whether the kernel may still have old bytes."""
+        target = (inode, None)
+        return self._idle.pending(target) or self._busy.pending(target)
+
+    async def settled(self) -> None:
+        """Wait for everything not busy that was asked for until now; not for long."""
+        with trio.move_on_after(INVALIDATION_TIMEOUT_S) as scope:
+            await self._idle.settled()
+        if scope.cancelled_caught:
+            self.timeouts += 1
+            log.info("the kernel takes longer than %.1f s to forget", INVALIDATION_TIMEOUT_S)
+
+    def close(self) -> None:
+        """The mount is gone."""
+        self._idle.close()
+        self._busy.close()

@@ -1,0 +1,267 @@
+"""One method for every FUSE request: convert, call the vfs, convert. Nothing is decided here.
+
+pyfuse3 replies in the same step in which a handler returns, so what a handler fetched after its
+last await is still true when the kernel gets it. Lookup counts are kept for every entry the kernel
+is given (`remember`) until it forgets them.
+"""
+
+from collections.abc import Sequence
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from dfsfs.base.errors import NotFound
+from dfsfs.base.types import InodeId
+from dfsfs.fuse import convert
+from dfsfs.fuse.border import Failures, handler, sync_handler
+from dfsfs.namespace import Inode
+from dfsfs.vfs import Filesystem
+
+_DOTS = (b".", b"..")
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers pyfuse3 calls; made by `serve`."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False  # it ignores sizes and times from other mounts (decision 7)
+    enable_acl = False
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
+        self.failures = Failures()
+
+    def _attributes(self, value: Inode) -> EntryAttributes:
+        return convert.attributes(value, dirty=self._filesystem.is_dirty(value.inode))
+
+    def _entry(self, value: Inode) -> EntryAttributes:
+        """Attributes of an inode the kernel will count one more lookup of."""
+        self._filesystem.remember(value.inode)
+        return self._attributes(value)
+
+    # -- names --------------------------------------------------------------------------------
+
+    @sync_handler
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Find a name; that it does not exist is remembered, too."""
+        try:
+            return self._entry(self._filesystem.lookup(InodeId(parent_inode), name))
+        except NotFound:
+            return convert.no_entry()
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Give lookups back. Must not fail: there is nobody to tell."""
+        for inode, count in inode_list:
+            self._filesystem.forget(InodeId(inode), count)
+
+    @handler
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Make a file, device, FIFO or socket."""
+        return self._entry(
+            await self._filesystem.mknod(
+                InodeId(parent_inode), name, mode, rdev, convert.caller(ctx)
+            )
+        )
+
+    @handler
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Make a directory."""
+        return self._entry(
+            await self._filesystem.mkdir(InodeId(parent_inode), name, mode, convert.caller(ctx))
+        )
+
+    @handler
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Make a symlink."""
+        return self._entry(
+            await self._filesystem.symlink(InodeId(parent_inode), name, target, convert.caller(ctx))
+        )
+
+    @handler
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Give an inode another name."""
+        return self._entry(
+            await self._filesystem.link(InodeId(inode), InodeId(new_parent_inode), new_name)
+        )
+
+    @handler
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        """Remove a name."""
+        await self._filesystem.unlink(InodeId(parent_inode), name)
+
+    @handler
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        """Remove an empty directory."""
+        await self._filesystem.rmdir(InodeId(parent_inode), name)
+
+    @handler
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        """Move a name."""
+        await self._filesystem.rename(
+            InodeId(parent_inode_old), name_old, InodeId(parent_inode_new), name_new, flags
+        )
+
+    # -- attributes ---------------------------------------------------------------------------
+
+    @sync_handler
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """What stat(2) shows."""
+        return self._attributes(self._filesystem.getattr(InodeId(inode)))
+
+    @handler
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        """Change attributes, the size among them."""
+        return self._attributes(
+            await self._filesystem.setattr(InodeId(inode), convert.changes(attr, fields), fh)
+        )
+
+    @sync_handler
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        """The target of a symlink."""
+        return self._filesystem.readlink(InodeId(inode))
+
+    @sync_handler
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        """Whether the caller has these rights; only asked without `default_permissions`."""
+        return self._filesystem.access(InodeId(inode), mode, convert.caller(ctx, groups=True))
+
+    @sync_handler
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """What df(1) shows."""
+        return convert.statistics(self._filesystem.statfs())
+
+    @handler
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        """The value of an extended attribute."""
+        return await self._filesystem.getxattr(InodeId(inode), name)
+
+    @sync_handler
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        """The names of extended attributes."""
+        return self._filesystem.listxattr(InodeId(inode))
+
+    @handler
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        """Set an extended attribute; pyfuse3 checks XATTR_CREATE and XATTR_REPLACE before."""
+        await self._filesystem.setxattr(InodeId(inode), name, value)
+
+    @handler
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        """Remove an extended attribute."""
+        await self._filesystem.removexattr(InodeId(inode), name)
+
+    # -- directories --------------------------------------------------------------------------
+
+    @sync_handler
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """Open a directory."""
+        return FileHandleT(self._filesystem.opendir(InodeId(inode)))
+
+    @sync_handler
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """As many entries as fit; each but `.` and `..` counts as a lookup."""
+        for name, value, position in self._filesystem.readdir(fh, start_id):
+            if not pyfuse3.readdir_reply(token, name, self._attributes(value), position):
+                return
+            if name not in _DOTS:
+                self._filesystem.remember(value.inode)
+
+    @sync_handler
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Close a directory."""
+        self._filesystem.releasedir(fh)
+
+    @handler
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Make names durable."""
+        await self._filesystem.fsyncdir(fh)
+
+    # -- files --------------------------------------------------------------------------------
+
+    @handler
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """Make a file and open it."""
+        opened, value = await self._filesystem.create(
+            InodeId(parent_inode), name, mode, flags, convert.caller(ctx)
+        )
+        return convert.file_info(opened), self._entry(value)
+
+    @handler
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """Give a file a handle."""
+        return convert.file_info(
+            await self._filesystem.open(InodeId(inode), flags, convert.caller(ctx))
+        )
+
+    @handler
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Bytes; fewer than `size` only at the end of the file."""
+        # Any contiguous buffer will do: pyfuse3 copies it before anything else runs.
+        return await self._filesystem.read(fh, off, size)  # type: ignore[return-value]
+
+    @handler
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        """Put bytes; pyfuse3 made `buf` for us alone."""
+        return await self._filesystem.write(fh, off, buf)
+
+    @handler
+    async def flush(self, fh: FileHandleT) -> None:
+        """One close(2) of a handle."""
+        await self._filesystem.flush(fh)
+
+    @handler
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        """Make a file durable."""
+        await self._filesystem.fsync(fh)
+
+    @handler
+    async def release(self, fh: FileHandleT) -> None:
+        """The last close of a handle."""
+        await self._filesystem.release(fh)

@@ -1,0 +1,139 @@
+"""Mount, run, unmount.
+
+`serve` mounts a filesystem and returns when it is unmounted: by SIGTERM or SIGINT to this process,
+by `fusermount3 -u`, or by umount(8). A mount is process-wide in pyfuse3: one for each process.
+
+What is written and not committed when it ends is committed first. A process that dies leaves a
+mountpoint behind that answers ENOTCONN; the next mount there says how to clear it.
+"""
+
+import errno
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from dfsfs.base.errors import Misconfigured
+from dfsfs.fuse.invalidate import KernelInvalidator
+from dfsfs.fuse.operations import Operations
+from dfsfs.fuse.tuning import tune
+from dfsfs.vfs import Filesystem
+
+log = logging.getLogger(__name__)
+
+TASKS_MAX = 1000  # requests in handlers at a time; fewer than are waiting would stall the rest
+_OURS = frozenset({"default_permissions", "fsname=dfs", "subtype=dfs"})
+_REFUSED = ("fsname", "subtype", "max_read", "rootmode", "user_id", "group_id", "fd")
+
+
+def mount_options(options: Iterable[str]) -> set[str]:
+    """What pyfuse3 is given for `-o` options.
+
+    Permission bits are always checked by the kernel (`default_permissions`), which alone knows the
+    caller's groups and capabilities. Root's mounts are for everybody, as other filesystems are.
+
+    Raises:
+        Misconfigured: an option that would break the mount.
+    """
+    chosen = {option for option in options if option not in ("rw", "atime", "relatime", "defaults")}
+    for option in chosen:
+        if option.partition("=")[0] in _REFUSED or not option.isascii():
+            raise Misconfigured(f"mount option {option!r} cannot be set")
+    if os.geteuid() == 0:
+        chosen.add("allow_other")
+    return chosen | _OURS
+
+
+def check_mountpoint(mountpoint: Path) -> Path:
+    """See that something can be mounted there, and return the path as the kernel will name it.
+
+    Blocks: stat(2) may ask another filesystem.
+
+    Raises:
+        Misconfigured: it cannot, and what to do about it.
+    """
+    try:
+        is_directory = os.path.isdir(mountpoint)
+        os.stat(mountpoint)
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise Misconfigured(
+                f"{mountpoint} is what is left of a mount whose process died; "
+                f"clear it with: fusermount3 -u -z {mountpoint}"
+            ) from error
+        raise Misconfigured(f"cannot mount at {mountpoint}: {error.strerror}") from error
+    if not is_directory:
+        raise Misconfigured(f"cannot mount at {mountpoint}: not a directory")
+    mountpoint = mountpoint.resolve()
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split()
+        place = fields[4].decode("unicode_escape", "surrogateescape")
+        kind = fields[fields.index(b"-") + 1]
+        if place == str(mountpoint) and kind == b"fuse.dfs":
+            raise Misconfigured(
+                f"a dfs filesystem is mounted at {mountpoint} already; "
+                f"unmount it with: fusermount3 -u {mountpoint}"
+            )
+    return mountpoint
+
+
+async def serve(
+    filesystem: Filesystem,
+    mountpoint: Path,
+    options: Iterable[str] = (),
+    *,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Mount `filesystem` and serve it until it is unmounted. Runs `filesystem.run` meanwhile.
+
+    `ready` is called when the mount answers.
+
+    Raises:
+        Misconfigured: it cannot be mounted there, or not with these options.
+    """
+    options = frozenset(options)
+    mountpoint = await trio.to_thread.run_sync(check_mountpoint, mountpoint)
+    operations = Operations(filesystem)
+    try:
+        pyfuse3.init(operations, str(mountpoint), mount_options(options))
+    except RuntimeError as error:
+        raise Misconfigured(
+            f"cannot mount at {mountpoint}: {error} (is /dev/fuse there, and fuse3 installed?)"
+        ) from error
+    try:
+        invalidator = KernelInvalidator()
+        filesystem.attach(invalidator, atime="noatime" not in options)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(filesystem.run)
+                await nursery.start(_end_on_signal)
+                nursery.start_soon(_announce, mountpoint, ready)
+                await pyfuse3.main(min_tasks=1, max_tasks=TASKS_MAX)
+                await filesystem.commit_all()
+                nursery.cancel_scope.cancel()
+        finally:
+            invalidator.close()
+            filesystem.detach()
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
+    # In a thread: the first request to the mount must find the loop free.
+    await trio.to_thread.run_sync(tune, mountpoint, abandon_on_cancel=True)
+    ready()
+
+
+async def _end_on_signal(
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3.terminate()
+            return
