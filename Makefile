@@ -66,10 +66,10 @@ cluster: $(DEV_STAMP) ## Real processes on loopback
 	$(PYTEST) tests/cluster
 
 demo: $(RUN_STAMP) ## Three peers on this machine, two mounts, one kill -9; cleans up after itself
-	@$(BIN)/python contrib/demo.py
+	@$(BIN)/python -m contrib.demo $(ARGS)
 
 bench: $(RUN_STAMP) ## Local directory, one node, second mount of three nodes: figures and ratios
-	@$(BIN)/python contrib/bench.py $(ARGS)
+	@$(BIN)/python -m contrib.bench $(ARGS)
 
 fmt: $(DEV_STAMP) ## Format and fix what can be fixed by a program
 	$(BIN)/ruff format .

@@ -8,12 +8,13 @@ from typing import Any
 import trio
 
 from dfsfs.admin import messages
+from dfsfs.admin.endpoint import control_endpoint
 from dfsfs.admin.operator import Key, Listing
 from dfsfs.base.errors import PeerUnreachable, RemoteProtocolError
 from dfsfs.base.limits import CONTROL_TIMEOUT_S
 from dfsfs.base.types import Buffer
-from dfsfs.net import Endpoint, NodeIdentity, Reply, Session, control_transports
-from dfsfs.runtime import RealWorld
+from dfsfs.net import Reply, Session
+from dfsfs.runtime import RealWorld, ungrouped
 
 
 class ControlClient:
@@ -79,19 +80,18 @@ async def connect_control(path: Path) -> AsyncIterator[ControlClient]:
     Raises:
         PeerUnreachable: none does.
     """
-    endpoint = Endpoint(
-        RealWorld(), NodeIdentity.generate(), name="command", transports=control_transports()
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(endpoint.run)
-        try:
-            session = await endpoint.connect(f"unix://{path}")
-        except PeerUnreachable as error:
-            raise PeerUnreachable(
-                f"no dfs node runs with the state directory {path.parent};"
-                " start one (dfs-mount, dfs node), or name another with --state"
-            ) from error
-        try:
-            yield ControlClient(session)
-        finally:
-            nursery.cancel_scope.cancel()
+    endpoint = control_endpoint(RealWorld(), "command")
+    with ungrouped():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(endpoint.run)
+            try:
+                session = await endpoint.connect(f"unix://{path}")
+            except PeerUnreachable as error:
+                raise PeerUnreachable(
+                    f"no dfs node runs with the state directory {path.parent};"
+                    " start one (dfs-mount, dfs node), or name another with --state"
+                ) from error
+            try:
+                yield ControlClient(session)
+            finally:
+                nursery.cancel_scope.cancel()

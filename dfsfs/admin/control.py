@@ -11,19 +11,12 @@ from pathlib import Path
 import trio
 
 from dfsfs.admin import messages
+from dfsfs.admin.endpoint import control_endpoint
 from dfsfs.admin.operator import Operator
 from dfsfs.base.limits import CONTROL_PIECE_BYTES
 from dfsfs.base.types import Buffer
-from dfsfs.net import (
-    Endpoint,
-    MessageStream,
-    NodeIdentity,
-    Reply,
-    Request,
-    Session,
-    control_transports,
-)
-from dfsfs.runtime import World
+from dfsfs.net import MessageStream, Reply, Request, Session
+from dfsfs.runtime import World, ungrouped
 
 
 class _Handlers:
@@ -87,12 +80,7 @@ async def serve_control(
         Unavailable: another process listens there.
     """
     handlers = _Handlers(operator, facts)
-    endpoint = Endpoint(
-        world,
-        NodeIdentity.generate(),
-        name="control",
-        transports=control_transports(),
-    )
+    endpoint = control_endpoint(world, "control")
     endpoint.serve_calls(messages.STATUS, handlers.status)
     endpoint.serve_calls(messages.INFO, handlers.info)
     endpoint.serve_calls(messages.STAT, handlers.stat)
@@ -100,7 +88,8 @@ async def serve_control(
     endpoint.serve_calls(messages.REMOVE, handlers.remove)
     endpoint.serve_streams(messages.PUT, handlers.put)
     endpoint.serve_streams(messages.GET, handlers.get)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(endpoint.run)
-        await endpoint.listen(f"unix://{path}")
-        task_status.started()
+    with ungrouped():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(endpoint.run)
+            await endpoint.listen(f"unix://{path}")
+            task_status.started()

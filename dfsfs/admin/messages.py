@@ -60,7 +60,8 @@ def check_list_request(value: object) -> tuple[bytes, bytes | None, int]:
 
 def listings_to_payload(entries: list[Listing]) -> bytes:
     """As many entries, from the first, as fit into an answer."""
-    rows, left = [], CONTROL_ANSWER_BYTES_MAX // 2
+    rows: list[list[Any]] = []
+    left = CONTROL_ANSWER_BYTES_MAX // 2
     for entry in entries:
         left -= len(entry.name) + len(entry.target) + 128
         if left < 0 and rows:

@@ -1,5 +1,6 @@
 """`dfs`: keys, nodes without a mount, and commands to a running node through its control socket."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ def dfs() -> None:
 @dfs.command()
 @node_options
 @click.pass_context
-def node(context: click.Context, foreground: bool, verbose: bool, **options: Any) -> None:
+def node(context: click.Context, /, foreground: bool, verbose: bool, **options: Any) -> None:
     """Run a node without a mount: it stores, and others can join through it.
 
     Returns when the node listens and has joined; SIGTERM ends it.
     """
     config = config_from_options(mount=False, **options)
 
-    def serve(ready: Any) -> None:
+    def serve(ready: Callable[[str], None]) -> None:
         from dfsfs.cli.serve import serve_node
 
         serve_node(config, mountpoint=None, mount_options=(), ready=ready)

@@ -1,6 +1,7 @@
 """`dfs-mount`: a node with a mount. In the background it returns when the mount answers."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dfsfs.cli.program import run_program
 @click.pass_context
 def dfs_mount(
     context: click.Context,
+    /,
     mountpoint: Path,
     mount_options: tuple[str, ...],
     foreground: bool,
@@ -42,7 +44,7 @@ def dfs_mount(
     flat = tuple(option for text in mount_options for option in text.split(",") if option)
     _check_mountpoint(mountpoint)
 
-    def serve(ready: Any) -> None:
+    def serve(ready: Callable[[str], None]) -> None:
         from dfsfs.cli.serve import serve_node
 
         serve_node(config, mountpoint=mountpoint, mount_options=flat, ready=ready)
@@ -54,14 +56,13 @@ def dfs_mount(
 
 def _check_mountpoint(mountpoint: Path) -> None:
     try:
-        mode = os.lstat(mountpoint)
+        os.lstat(mountpoint)
     except FileNotFoundError as error:
         raise Misconfigured(f"{mountpoint} does not exist: mkdir it first") from error
     except OSError:
         return  # a dead mount answers no stat; the face knows how to recover it
-    if not os.path.isdir(mountpoint):
+    if not mountpoint.is_dir():
         raise Misconfigured(f"{mountpoint} is not a directory")
-    del mode
 
 
 def main() -> None:

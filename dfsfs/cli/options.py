@@ -19,26 +19,20 @@ from dfsfs.config import (
     parse_write_concern,
 )
 
+T = TypeVar("T")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class Parsed(click.ParamType):
-    """A click type made of one of the parsers of `dfsfs.config`."""
+def parsed(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """One of the parsers of `dfsfs.config`, as a type of an option."""
 
-    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        """Parse what was typed; a default that is a value already passes."""
-        if not isinstance(value, str):
-            return value
+    def convert(text: str) -> T:
         try:
-            return self._parse(value)
+            return parse(text)
         except Misconfigured as error:
-            self.fail(str(error), param, ctx)
+            raise click.BadParameter(str(error)) from error
+
+    return convert
 
 
 FILE = click.Path(path_type=Path)
@@ -54,14 +48,14 @@ _NODE_OPTIONS = (
     click.option(
         "--bootstrap",
         multiple=True,
-        type=Parsed("address", parse_address),
+        type=parsed(parse_address),
         metavar="HOST:PORT",
         help="A node of the network to join; may be repeated.",
     ),
     click.option(
         "--listen",
         multiple=True,
-        type=Parsed("address", parse_listen),
+        type=parsed(parse_listen),
         metavar="[HOST:]PORT",
         help="Where other nodes reach this one. [default: 4000, or a free port if that is taken]",
     ),
@@ -84,7 +78,7 @@ _NODE_OPTIONS = (
     ),
     click.option(
         "--write-concern",
-        type=Parsed("count", parse_write_concern),
+        type=parsed(parse_write_concern),
         default=str(WRITE_CONCERN_DEFAULT),
         show_default=True,
         metavar="N|all",
@@ -98,7 +92,7 @@ _NODE_OPTIONS = (
     click.option(
         "--capacity",
         "capacity_bytes",
-        type=Parsed("size", parse_bytes),
+        type=parsed(parse_bytes),
         metavar="SIZE",
         help="Most bytes to store here, such as 500G. [default: what the disk has, less a reserve]",
     ),

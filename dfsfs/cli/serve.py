@@ -5,16 +5,20 @@ it imports trio and everything else. A node ends when its mount is unmounted or 
 SIGINT; ending is quick and nothing durable depends on it.
 """
 
+import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import trio
 
 from dfsfs.admin import serve_control
-from dfsfs.config import Config
+from dfsfs.config import Config, parse_address
+from dfsfs.fuse import serve
 from dfsfs.node import Node
+from dfsfs.runtime import ungrouped
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter when the loop wants it. The default of 5 ms would be
@@ -34,23 +38,25 @@ def serve_node(
         DfsError: it could not start.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if mountpoint is None:
-        trio.run(_serve_storage, config, ready)
-    else:
-        trio.run(_serve_mount, config, mountpoint, mount_options, ready)
+    with ungrouped():
+        if mountpoint is None:
+            trio.run(_serve_storage, config, ready)
+        else:
+            trio.run(_serve_mount, config, mountpoint, mount_options, ready)
 
 
 async def _serve_storage(config: Config, ready: Callable[[str], None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
+            # Before the node is there: joining may be what somebody wants to end.
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
             async with Node(config) as node:
-                await nursery.start(serve_control, node, config.control_path, {})
-                ready(_summary(config, node, None))
+                await nursery.start(serve_control, node, node.world, config.control_path, {})
+                ready(_summary(node, mountpoint=None))
                 await trio.sleep_forever()
 
 
-async def _cancel_on_signal(signals: object, scope: trio.CancelScope) -> None:
+async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     async for _ in signals:
         scope.cancel()
 
@@ -58,15 +64,40 @@ async def _cancel_on_signal(signals: object, scope: trio.CancelScope) -> None:
 async def _serve_mount(
     config: Config, mountpoint: Path, options: tuple[str, ...], ready: Callable[[str], None]
 ) -> None:
-    from dfsfs.fuse import serve
-
     async with Node(config) as node, trio.open_nursery() as nursery:
         facts = {"mountpoint": str(mountpoint)}
-        await nursery.start(serve_control, node, config.control_path, facts)
+        await nursery.start(serve_control, node, node.world, config.control_path, facts)
         await serve(
             node.filesystem,
             mountpoint,
             options,
-            ready=lambda: ready(_summary(config, node, mountpoint)),
+            ready=lambda: ready(_summary(node, mountpoint=mountpoint)),
         )
         nursery.cancel_scope.cancel()
+
+
+def _summary(node: Node, *, mountpoint: Path | None) -> str:
+    """What a person needs next: where it is, how another machine joins, how to end it."""
+    config = node.config
+    addresses = [url.partition("://")[2] for url in node.status()["node"]["addresses"]]
+    reachable = [address for address in addresses if not _is_loopback(address)]
+    address = (reachable or addresses)[0]
+    program = "dfs node" if mountpoint is None else f"dfs-mount {shlex.quote(str(mountpoint))}"
+    key = "--insecure" if config.insecure else f"--key {shlex.quote(config.key_path.name)}"
+    lines = [f"{config.name} listens at {', '.join(addresses)}"]
+    if mountpoint is not None:
+        lines = [f"mounted at {mountpoint}", *lines]
+    if config.insecure:
+        lines.append(f"another on this machine joins with:  {program} --bootstrap {address} {key}")
+    else:
+        lines.append(f"another machine joins with a copy of {config.key_path}:")
+        lines.append(f"    {program} --bootstrap {address} {key}")
+    if mountpoint is None:
+        lines.append(f"end it with:  kill {os.getpid()}")
+    else:
+        lines.append(f"unmount with:  fusermount3 -u {shlex.quote(str(mountpoint))}")
+    return "\n".join(lines)
+
+
+def _is_loopback(address: str) -> bool:
+    return parse_address(address).is_loopback

@@ -2,6 +2,7 @@
 
 from dfsfs.runtime.checkpoint import Checkpointer
 from dfsfs.runtime.database import Database
+from dfsfs.runtime.failure import failures_in, ungrouped
 from dfsfs.runtime.group_commit import GroupCommit
 from dfsfs.runtime.lock import DirectoryLock
 from dfsfs.runtime.worker import Worker, WorkerStatus, run_worker
@@ -16,5 +17,7 @@ __all__ = [
     "Worker",
     "WorkerStatus",
     "World",
+    "failures_in",
     "run_worker",
+    "ungrouped",
 ]

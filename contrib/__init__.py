@@ -1,0 +1,1 @@
+"""Programs around dfsfs: demo, benchmark, set-up. Not part of the package."""
