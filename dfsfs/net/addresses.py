@@ -1,7 +1,8 @@
 """The addresses of this machine, for a node that listens on all of them to tell its peers.
 
-Linux only, without a resolver: IPv4 from the interfaces (ioctl SIOCGIFADDR, netdevice(7)), IPv6 from
-/proc/net/if_inet6. Loopback is told only when there is nothing else: then peers are on this machine.
+Linux only, without a resolver: IPv4 from the interfaces (ioctl SIOCGIFADDR, netdevice(7)), IPv6
+from /proc/net/if_inet6. Loopback is told only when there is nothing else: then peers are on this
+machine.
 """
 
 import contextlib

@@ -15,7 +15,7 @@ down alternate for each peer.
 import logging
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -46,9 +46,6 @@ from dfsfs.runtime import World
 from dfsfs.wire import Connection, Hello
 from dfsfs.wire.connection import VERSION_MAX, VERSION_MIN
 
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus
-
 log = logging.getLogger(__name__)
 
 _INSTANCE_BYTES = 8
@@ -72,7 +69,7 @@ class Endpoint:
         self.name = name
         self.sessions: dict[NodeId, Session] = {}
         self._world = world
-        self._network = network
+        self.network_id = network
         self._transports = transports
         self._hello_fields = hello
         self._instance = secrets.token_bytes(_INSTANCE_BYTES)
@@ -109,7 +106,7 @@ class Endpoint:
 
     # -- running ------------------------------------------------------------------------------
 
-    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be reachable until cancelled; then say goodbye to every peer."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -192,7 +189,7 @@ class Endpoint:
         connection = Connection(dialler=dialled)
         admitted = False
         try:
-            with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as scope:
+            with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
                 await stream.handshake()
                 hello = await exchange_hello(stream, connection, self._hello(stream))
                 peer = self._peer(stream, hello, dialled=dialled)
@@ -204,7 +201,6 @@ class Endpoint:
                     raise
                 admitted = True
                 return session
-            assert scope.cancelled_caught
             if connection.hello_received is None:
                 raise NotDfsNode(f"{stream.remote} says nothing: it is not a dfs node, or it hangs")
             raise DeadlineExceeded(f"{stream.remote} did not finish its greeting")
@@ -222,7 +218,7 @@ class Endpoint:
             VERSION_MIN,
             VERSION_MAX,
             self.node,
-            self._network,
+            self.network_id,
             self._instance,
             self.name,
             self._hello_fields(),
@@ -241,7 +237,7 @@ class Endpoint:
         )
 
     def _check_peer(self, peer: Peer, hello: Hello, expect: NodeId | None) -> None:
-        if hello.network != self._network and not peer.local:
+        if hello.network != self.network_id and not peer.local:
             raise KeyMismatch(f"{peer.address} is a node of another network")
         if peer.node == self.node:
             if peer.instance == self._instance:
@@ -295,7 +291,7 @@ class Endpoint:
         if self.sessions.get(session.peer.node) is not session:
             return
         del self.sessions[session.peer.node]
-        log.info("session with %s ended: %s", session.peer.name, session.ended_by)
+        log.info("session with %s ended: %s", session.peer.name, session.close_reason)
         for down in self._down:
             down(session)
         self._sessions_changed.unpark_all()

@@ -101,11 +101,11 @@ def _checksum(secret: bytes) -> str:
 
 
 class NodeIdentity:
-    """A node's own key pair. `id` is the hash of its public half."""
+    """A node's own key pair. `node_id` is the hash of its public half."""
 
     def __init__(self, private_key: "Ed25519PrivateKey") -> None:
         self.private_key = private_key
-        self.id = node_id_of(_public_der(private_key))
+        self.node_id = node_id_of(_public_der(private_key))
 
     @classmethod
     def generate(cls) -> "NodeIdentity":

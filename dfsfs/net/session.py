@@ -267,9 +267,9 @@ class Session:
         )
 
     @property
-    def ended_by(self) -> DfsError | None:
-        """Why the session ended, or is about to; None while it is in use."""
-        return self._error
+    def close_reason(self) -> str:
+        """Why the session ended, or is about to; empty while it is in use."""
+        return "" if self._error is None else str(self._error)
 
     # -- running ------------------------------------------------------------------------------
 

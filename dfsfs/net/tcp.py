@@ -128,12 +128,12 @@ class TcpListener:
 
     def __init__(self, sock: socket.socket, address: Address) -> None:
         self._sock = sock
-        self._address = address
+        self._address = bound_address(sock, address)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return bound_address(self._sock, self._address).url
+        return self._address.url
 
     async def accept(self) -> SocketStream:
         """The next connection."""

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _PROTOCOL = "dfsfs"  # ALPN: tells a dfs node of another network from any other TLS server
 _RECORD_BYTES = 16 * 1024  # the most one TLS record carries
-_RECORD_TYPES = b"\x16\x15"  # handshake, alert: how anything that speaks TLS answers a client hello
+_RECORD_TYPES = range(20, 24)  # the first byte of everything that anybody who speaks TLS sends
 _VALID_FROM = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _VALID_UNTIL = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)  # RFC 5280: no end
 
@@ -107,13 +107,13 @@ class TlsListener:
 
     def __init__(self, sock: socket.socket, address: Address, context: ssl.SSLContext) -> None:
         self._sock = sock
-        self._address = address
+        self._address = bound_address(sock, address)
         self._context = context
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return bound_address(self._sock, self._address).url
+        return self._address.url
 
     async def accept(self) -> "TlsStream":
         """The next connection; nothing is proved before its handshake."""
@@ -173,7 +173,7 @@ class TlsStream(SocketStream):
             first = socket.socket.recv(self._tls, 1, socket.MSG_PEEK)
         except OSError:
             return  # do_handshake meets the same error, and reports it
-        if first and first not in _RECORD_TYPES:
+        if first and first[0] not in _RECORD_TYPES:
             raise NotDfsNode(f"{self._remote} does not speak TLS: it is not a dfs node")
 
     def send_nowait(self, parts: deque[memoryview]) -> None:
@@ -329,7 +329,7 @@ def _certificates(credentials: Credentials) -> tuple[bytes, bytes]:
         .subject_name(_name("dfsfs node"))
         .issuer_name(issuer)
         .public_key(credentials.identity.private_key.public_key())
-        .serial_number(int.from_bytes(credentials.identity.id[:8], "big") + 2)
+        .serial_number(int.from_bytes(credentials.identity.node_id[:8], "big") + 2)
         .not_valid_before(_VALID_FROM)
         .not_valid_after(_VALID_UNTIL)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
