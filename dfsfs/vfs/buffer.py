@@ -79,6 +79,8 @@ class WriteBuffer:
         self._landed = trio.Event()
         self._base_size = base.size  # bytes of `base` after here were cut off: they are zeros
         self._upload: Upload | None = None
+        self._puts = 0  # running; the upload is closed after the last
+        self._closed = False
         self.lock = trio.Lock()
         self.size = base.size
         self.sequence = 0  # counts changes of the bytes
@@ -139,6 +141,7 @@ class WriteBuffer:
         if self._upload is None:
             self._upload = self._storage.upload()
         self._flying[index] = data
+        self._puts += 1
         self._nursery.start_soon(self._put, self._upload, index, data)
 
     async def _put(self, upload: Upload, index: int, data: Buffer) -> None:
@@ -156,6 +159,10 @@ class WriteBuffer:
                 del self._flying[index]
                 self._stored[index] = leaf
             self._budget.add(-len(data))
+        finally:
+            self._puts -= 1
+            if self._closed and not self._puts:
+                upload.close()
         self._landed.set()
 
     def _recall(self, index: int, data: Buffer) -> None:
@@ -483,6 +490,6 @@ class WriteBuffer:
         """Forget what is not committed, and let go of the blocks. Idempotent."""
         self._forget_layers()
         self._budget.leave(self)
-        if self._upload is not None:
+        self._closed = True
+        if self._upload is not None and not self._puts:
             self._upload.close()
-            self._upload = None

@@ -432,7 +432,7 @@ class Filesystem:
     # -- files --------------------------------------------------------------------------------
 
     async def open(self, inode: InodeId, flags: int, caller: Caller) -> Opened:
-        """Give a file a handle, as the flags of open(2) ask."""
+        """Give a file a handle, as its flags ask."""
         return await self._files.open(self._namespace.get(inode), flags, caller)
 
     async def read(self, number: int, offset: int, size: int) -> Buffer:

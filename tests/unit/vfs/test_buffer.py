@@ -1,0 +1,292 @@
+"""The write buffer against a bytearray, over a real tree in a memory store."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from dfsfs.base.errors import DfsError, Full, TooBig
+from dfsfs.base.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
+from dfsfs.base.types import EMPTY_CONTENT, Buffer, ContentRef, Digest
+from dfsfs.blocks import LocalStorage, MemoryStore, Upload
+from dfsfs.content import ContentReader
+from dfsfs.runtime import RealWorld
+from dfsfs.vfs.budget import WriteBudget
+from dfsfs.vfs.buffer import WriteBuffer
+
+SHIFT = 12
+BLOCK = 1 << SHIFT
+
+
+class GatedStorage(LocalStorage):
+    """A storage whose puts can be held up, or made to fail."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(RealWorld(), store)
+        self.gate = trio.Event()
+        self.gate.set()
+        self.failure: DfsError | None = None
+
+    async def put_pinned(self, data: Buffer, pinned: list[Digest]) -> Digest:
+        """Wait at the gate, then store."""
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return await super().put_pinned(data, pinned)
+
+
+class Bench:
+    """Buffers over one store."""
+
+    def __init__(self, nursery: trio.Nursery, *, budget: int = 1 << 30) -> None:
+        self.store = MemoryStore()
+        self.storage = GatedStorage(self.store)
+        self.budget = WriteBudget(budget)
+        self.nursery = nursery
+
+    def buffer(self, base: ContentRef = EMPTY_CONTENT) -> WriteBuffer:
+        """A new buffer over `base`."""
+        return WriteBuffer(self.storage, self.budget, self.nursery, base, shift=SHIFT)
+
+    async def bytes_of(self, content: ContentRef) -> bytes:
+        """All bytes of a content ref."""
+        return bytes(await ContentReader(self.storage, content).read(0, content.size))
+
+
+@pytest.fixture
+async def bench(nursery: trio.Nursery) -> AsyncIterator[Bench]:
+    yield Bench(nursery)
+
+
+async def test_small_content_is_inline_and_needs_no_block(bench: Bench) -> None:
+    buffer = bench.buffer()
+    buffer.write(0, b"hello")
+    written = await buffer.write_back()
+    assert written.content.inline == b"hello"
+    assert bench.store.usage().block_count == 0
+    assert buffer.upload is None
+
+
+async def test_whole_blocks_are_stored_while_writing_goes_on(bench: Bench) -> None:
+    buffer = bench.buffer()
+    data = random.Random(1).randbytes(3 * BLOCK + 7)
+    buffer.write(0, data)
+    with trio.fail_after(30):
+        while bench.store.usage().block_count < 3:
+            await trio.sleep(0.001)
+    assert await buffer.read(0, len(data)) == data
+    written = await buffer.write_back()
+    assert await bench.bytes_of(written.content) == data
+    assert bench.budget.used == 0
+
+
+async def test_writing_goes_on_during_a_write_back(bench: Bench) -> None:
+    buffer = bench.buffer()
+    first = random.Random(2).randbytes(2 * BLOCK + 100)
+    buffer.write(0, first)
+    bench.storage.gate = trio.Event()
+    results = []
+
+    async def write_back() -> None:
+        results.append(await buffer.write_back())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write_back)
+        await trio.testing.wait_all_tasks_blocked()
+        buffer.write(BLOCK - 50, b"y" * 100)
+        buffer.write(len(first), b"more")
+        expected = bytearray(first) + b"more"
+        expected[BLOCK - 50 : BLOCK + 50] = b"y" * 100
+        assert await buffer.read(0, 4 * BLOCK) == expected
+        bench.storage.gate.set()
+    assert results[0].sequence < buffer.sequence
+    # What was stored is a version that was written, not one with zeros nobody wrote.
+    assert await bench.bytes_of(results[0].content) == first
+    assert await buffer.read(0, 4 * BLOCK) == expected
+    second = await buffer.write_back()
+    assert second.sequence == buffer.sequence
+    assert await bench.bytes_of(second.content) == expected
+
+
+async def test_a_failed_put_loses_nothing(bench: Bench) -> None:
+    buffer = bench.buffer()
+    data = random.Random(3).randbytes(2 * BLOCK)
+    bench.storage.failure = Full("no space")
+    buffer.write(0, data)
+    with pytest.raises(Full):
+        await buffer.write_back()
+    buffer.write(BLOCK // 2, b"z" * 10)
+    expected = bytearray(data)
+    expected[BLOCK // 2 : BLOCK // 2 + 10] = b"z" * 10
+    assert await buffer.read(0, len(data)) == expected
+    bench.storage.failure = None
+    written = await buffer.write_back()
+    assert await bench.bytes_of(written.content) == expected
+    assert bench.budget.used == 0
+
+
+async def test_the_budget_makes_writers_wait_and_others_give_way(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, budget=4 * BLOCK)
+    idle, busy = bench.buffer(), bench.buffer()
+    idle.write(0, b"i" * (BLOCK - 1))
+    for index in range(100):
+        busy.write(index * BLOCK, b"b" * (BLOCK - 1))
+        with trio.fail_after(30):
+            await bench.budget.relieve()
+        assert bench.budget.used <= 4 * BLOCK
+    assert await idle.read(0, BLOCK) == b"i" * (BLOCK - 1)
+    written = await busy.write_back()
+    piece = b"b" * (BLOCK - 1) + b"\0"
+    assert await bench.bytes_of(written.content) == (piece * 100)[:-1]
+
+
+async def test_a_full_store_fails_the_writer_instead_of_stopping_it(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, budget=2 * BLOCK)
+    bench.storage.failure = Full("no space")
+    buffer = bench.buffer()
+    with pytest.raises(Full), trio.fail_after(30):
+        for index in range(10):
+            buffer.write(index * BLOCK, b"b" * BLOCK)
+            await bench.budget.relieve()
+    buffer.close()
+    with trio.fail_after(30):
+        while bench.budget.used:
+            await trio.sleep(0.001)
+
+
+async def test_a_file_may_not_grow_beyond_its_limit(bench: Bench) -> None:
+    buffer = bench.buffer()
+    with pytest.raises(TooBig):
+        buffer.write(FILE_BYTES_MAX, b"x")
+    with pytest.raises(TooBig):
+        await buffer.truncate(FILE_BYTES_MAX + 1)
+    buffer.write(FILE_BYTES_MAX - 1, b"x")
+    written = await buffer.write_back()
+    assert written.content.size == FILE_BYTES_MAX
+    assert written.content.stored <= BLOCK
+
+
+class Model:
+    """Random steps on a buffer and a bytearray."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench = bench
+        self.random = random.Random(seed)
+        self.model = bytearray()
+        self.buffer = bench.buffer()
+        self.limit = self.random.choice([INLINE_BYTES_MAX, 3 * BLOCK, 10 * BLOCK])
+
+    async def write(self) -> None:
+        """Write anywhere, often aligned."""
+        offset = self.random.randrange(self.limit)
+        size = self.random.choice([1, 7, 100, BLOCK, 2 * BLOCK, self.random.randrange(1, BLOCK)])
+        if self.random.random() < 0.3:
+            offset &= ~(BLOCK - 1)
+        data = bytes(size) if self.random.random() < 0.1 else self.random.randbytes(size)
+        self.buffer.write(offset, data)
+        if len(self.model) < offset:
+            self.model.extend(bytes(offset - len(self.model)))
+        self.model[offset : offset + size] = data
+
+    async def append(self) -> None:
+        """Write at the end."""
+        data = self.random.randbytes(self.random.randrange(1, 600))
+        self.buffer.write(len(self.model), data)
+        self.model.extend(data)
+
+    async def read(self) -> None:
+        """Read anywhere."""
+        offset = self.random.randrange(self.limit + BLOCK)
+        size = self.random.randrange(1, 3 * BLOCK)
+        assert await self.buffer.read(offset, size) == self.model[offset : offset + size]
+
+    async def truncate(self) -> None:
+        """Set a size."""
+        size = self.random.choice([0, BLOCK, self.random.randrange(self.limit + BLOCK)])
+        await self.buffer.truncate(size)
+        del self.model[size:]
+        self.model.extend(bytes(size - len(self.model)))
+
+    async def write_back(self) -> None:
+        """Make content of it."""
+        written = await self.buffer.write_back()
+        assert written.sequence == self.buffer.sequence
+        assert written.content.size == len(self.model)
+        assert (written.content.root is None) or len(self.model) > INLINE_BYTES_MAX
+        assert await self.bench.bytes_of(written.content) == self.model
+
+    async def reopen(self) -> None:
+        """Begin again from what was made."""
+        written = await self.buffer.write_back()
+        self.buffer.close()
+        self.buffer = self.bench.buffer(written.content)
+
+    async def spill(self) -> None:
+        """As under memory pressure."""
+        await self.buffer.spill()
+
+    async def pause(self) -> None:
+        """Let background puts run."""
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def run(self, steps: int) -> None:
+        """A random history."""
+        verbs: list[Callable[[], Awaitable[None]]] = [self.write] * 8 + [self.append] * 4
+        verbs += [self.read] * 6 + [self.truncate] * 2 + [self.write_back, self.reopen]
+        verbs += [self.spill] * 2 + [self.pause]
+        for _ in range(steps):
+            await self.random.choice(verbs)()
+        await self.reopen()
+        self.buffer.close()
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_any_history_reads_as_a_bytearray(nursery: trio.Nursery, seed: int) -> None:
+    bench = Bench(nursery)
+    model = Model(bench, seed)
+    await model.run(150)
+    with trio.fail_after(30):
+        while bench.budget.used:
+            await trio.sleep(0.001)
+
+
+async def test_equal_bytes_have_equal_content_however_they_were_written(bench: Bench) -> None:
+    data = random.Random(5).randbytes(5 * BLOCK + 11)
+    at_once, piecewise, rewritten = bench.buffer(), bench.buffer(), bench.buffer()
+    at_once.write(0, data)
+    for start in range(0, len(data), 777):
+        piecewise.write(start, data[start : start + 777])
+    rewritten.write(0, bytes(6 * BLOCK))
+    await rewritten.write_back()
+    await rewritten.truncate(len(data))
+    for start in reversed(range(0, len(data), 1000)):
+        rewritten.write(start, data[start : start + 1000])
+    refs = {(await buffer.write_back()).content for buffer in (at_once, piecewise, rewritten)}
+    assert len(refs) == 1
+
+
+async def test_uploads_are_closed_with_the_buffer(bench: Bench) -> None:
+    buffer = bench.buffer()
+    buffer.write(0, random.Random(6).randbytes(2 * BLOCK))
+    await buffer.write_back()
+    upload: Upload | None = buffer.upload
+    assert upload is not None
+    digest = bench.store.page(None, 1)[0]
+    assert bench.store.pins.is_pinned(digest)
+    buffer.close()
+    assert not bench.store.pins.is_pinned(digest)
+
+
+async def test_an_upload_is_closed_after_the_last_put_of_a_buffer_given_up(bench: Bench) -> None:
+    buffer = bench.buffer()
+    bench.storage.gate = trio.Event()
+    buffer.write(0, random.Random(7).randbytes(BLOCK))
+    await trio.testing.wait_all_tasks_blocked()
+    buffer.close()
+    bench.storage.gate.set()
+    with trio.fail_after(30):
+        while bench.budget.used:
+            await trio.sleep(0.001)
+    assert len(bench.store.pins) == 0
