@@ -6,7 +6,7 @@ are where the write concern wants them; memory is bounded for any size.
 """
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from dfsfs.admin import Key, Listing
@@ -129,7 +129,7 @@ class Keys:
         names = components(key)
         return _listing(names[-1] if names else b"", self.resolve(key))
 
-    async def list(self, key: Key, after: bytes | None, limit: int) -> list[Listing]:
+    async def list(self, key: Key, after: bytes | None, limit: int) -> "list[Listing]":
         """A page of a directory."""
         directory = self.resolve(key)
         if directory.kind != FileKind.DIRECTORY:
@@ -155,7 +155,7 @@ class Keys:
         """
         return self._resolve(components(key))
 
-    def _resolve(self, names: "list[bytes]") -> Inode:
+    def _resolve(self, names: Sequence[bytes]) -> Inode:
         inode = self._namespace.get(ROOT_INODE)
         for name in names:
             inode = self._namespace.lookup(inode.inode, name)

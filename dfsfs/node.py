@@ -172,12 +172,12 @@ class Node:
 
     def _build(self) -> None:
         config = self.config
-        self.members = MemberTable(self._members_database, self.identity.id)
+        self.members = MemberTable(self._members_database, self.identity.node_id)
         self.origin = self._choose_origin()
         self.network = network_id(self.key) if self.key else INSECURE_NETWORK
         self.endpoint = Endpoint(
             self.world,
-            self.identity.id,
+            self.identity.node_id,
             name=config.name,
             network=self.network,
             transports=self._transports or self._own_transports(),
@@ -247,10 +247,10 @@ class Node:
         """This incarnation's number: from the node key, so that nobody needs to hand it out."""
         incarnation = int(self.members.fact("incarnation") or b"0")
         while True:
-            seed = self.identity.id + incarnation.to_bytes(4, "big")
+            seed = self.identity.node_id + incarnation.to_bytes(4, "big")
             number = int.from_bytes(hashlib.sha256(seed).digest()[:3], "big") & ORIGIN_MAX
             taken = any(
-                member.origin == number and member.node != self.identity.id
+                member.origin == number and member.node != self.identity.node_id
                 for member in self.members.all()
             )
             if number and not taken:
@@ -289,7 +289,7 @@ class Node:
     def _describe(self, version: int) -> Member:
         usage = self.store.usage()
         return Member(
-            node=self.identity.id,
+            node=self.identity.node_id,
             name=self.config.name,
             origin=self.origin,
             version=version,
@@ -362,7 +362,7 @@ class Node:
         """One entry, symlinks not followed."""
         return await self._keys.stat(key)
 
-    async def list(self, key: Key, after: bytes | None, limit: int) -> list[Listing]:
+    async def list(self, key: Key, after: bytes | None, limit: int) -> "list[Listing]":
         """A page of a directory."""
         return await self._keys.list(key, after, limit)
 
@@ -377,7 +377,7 @@ class Node:
         replicator = self.cluster.replicator
         return {
             "node": {
-                "id": self.identity.id.hex(),
+                "id": self.identity.node_id.hex(),
                 "name": self.config.name,
                 "version": __version__,
                 "addresses": self._advertised(),

@@ -1,5 +1,6 @@
 """A file's bytes as a Merkle tree of blocks: read, write, patch, walk."""
 
+from dfsfs.content.key import content_key
 from dfsfs.content.nodes import NodeCache
 from dfsfs.content.patch import patch
 from dfsfs.content.reader import ContentReader
@@ -13,6 +14,7 @@ __all__ = [
     "Leaf",
     "NodeCache",
     "Page",
+    "content_key",
     "inline_ref",
     "patch",
     "put_leaf",

@@ -18,9 +18,10 @@ _IF_INET6 = Path("/proc/net/if_inet6")
 
 def local_addresses() -> list[str]:
     """Addresses as they stand in a URL (IPv6 in brackets), global ones first; never empty."""
-    found = [address for address in [*_ipv4(), *_ipv6()] if not address.is_link_local]
+    every: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [*_ipv4(), *_ipv6()]
+    found = [address for address in every if not address.is_link_local]
     usable = [address for address in found if not address.is_loopback]
-    usable = usable or [ipaddress.ip_address("127.0.0.1")]
+    usable = usable or [ipaddress.IPv4Address("127.0.0.1")]
     return [f"[{address}]" if address.version == 6 else str(address) for address in usable]
 
 
