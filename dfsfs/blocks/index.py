@@ -10,20 +10,23 @@ the last ones back, all of them after some point. What follows from that:
 Sync: used on the loop, by one owner; `sync` and `fold` block and belong in a thread.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from dfsfs.base.errors import Corrupt
 from dfsfs.base.limits import (
     LOCATIONS_CACHED_MAX,
     STORE_INDEX_CACHE_BYTES,
-    STORE_WAL_BYTES_MAX,
 )
 from dfsfs.base.types import Buffer, Digest
 from dfsfs.runtime import Database
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 SMALL = 0
@@ -62,6 +65,8 @@ class Index:
         self._database = Database(
             path, schema=schema, version=VERSION, cache_bytes=STORE_INDEX_CACHE_BYTES
         )
+        self._path = path
+        self._distrusted = False
         self._locations: dict[Digest, Location] = {}  # hot ones, oldest first
         self.segments: dict[int, SegmentRow] = {}
         self.garbage: list[Location] = []
@@ -77,12 +82,11 @@ class Index:
         location = self._locations.get(digest)
         if location is not None:
             return location
-        row = self._database.row(
-            "SELECT segment, position, length FROM block WHERE digest = ?", (digest,)
-        )
-        if row is None:
-            return None
-        return self._remember(digest, Location(*row))
+        with self._watched():
+            row = self._database.row(
+                "SELECT segment, position, length FROM block WHERE digest = ?", (digest,)
+            )
+        return None if row is None else self._remember(digest, Location(*row))
 
     def indexed(self, segment: int) -> int:
         """Where the next record of a segment goes."""
@@ -96,15 +100,17 @@ class Index:
 
     def small(self, location: Location) -> bytes:
         """The bytes of a small block, not verified."""
-        data = self._database.value("SELECT data FROM small WHERE id = ?", (location.position,))
+        with self._watched():
+            data = self._database.value("SELECT data FROM small WHERE id = ?", (location.position,))
         return b"" if data is None else data
 
     def page(self, after: Digest | None, limit: int) -> list[Digest]:
         """Up to `limit` digests greater than `after`."""
-        rows = self._database.rows(
-            "SELECT digest FROM block WHERE digest > ? ORDER BY digest LIMIT ?",
-            (after or b"", limit),
-        )
+        with self._watched():
+            rows = self._database.rows(
+                "SELECT digest FROM block WHERE digest > ? ORDER BY digest LIMIT ?",
+                (after or b"", limit),
+            )
         return [row[0] for row in rows]
 
     def in_segment(self, segment: int, start: int) -> list[tuple[Digest, Location]]:
@@ -196,9 +202,9 @@ class Index:
         """Wait until everything is on stable storage. Blocks."""
         self._database.sync()
 
-    def needs_folding(self) -> bool:
-        """Whether the write-ahead log is longer than it should be. A quick call."""
-        return self._database.wal_bytes() > STORE_WAL_BYTES_MAX
+    def log_bytes(self) -> int:
+        """Size of the write-ahead log; folding it may take as much again. A quick call."""
+        return self._database.wal_bytes()
 
     def fold(self) -> None:
         """Fold the write-ahead log into the database. Blocks."""
@@ -214,10 +220,23 @@ class Index:
     def _transaction(self) -> Iterator[None]:
         """Commit, or leave the memory as the database is."""
         try:
-            with self._database.transaction():
+            with self._watched(), self._database.transaction():
                 yield
         except BaseException:
-            self._load()
+            with self._watched():
+                self._load()
+            raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Leave a mark for recovery when the database turns out to be damaged."""
+        try:
+            yield
+        except Corrupt as error:
+            if self._path is not None and not self._distrusted:
+                log.error("the block index is damaged, the next start builds a new one: %s", error)
+                self._distrusted = True
+                mark_distrusted(self._path)
             raise
 
     def _load(self) -> None:
@@ -265,3 +284,14 @@ class Index:
             "INSERT OR REPLACE INTO segment VALUES (?, ?, ?, ?, ?)",
             (row.number, row.indexed, row.synced, row.blocks, row.bytes),
         )
+
+
+def distrust_mark(path: Path) -> Path:
+    """The file that says: this index was found damaged, do not use it again."""
+    return path.with_name(f"{path.name}.distrusted")
+
+
+def mark_distrusted(path: Path) -> None:
+    """Have the next start build a new index."""
+    with suppress(OSError):  # then the next start finds the damage by itself, later
+        distrust_mark(path).touch()

@@ -41,6 +41,7 @@ from dfsfs.base.limits import (
     SMALL_BLOCK_BYTES_MAX,
     STORE_RESERVE_BYTES_MAX,
     STORE_RESERVE_DIVISOR,
+    STORE_WAL_BYTES_MAX,
 )
 from dfsfs.base.types import Buffer, Digest, digest_matches, digest_text
 from dfsfs.blocks.batching import Batcher
@@ -51,11 +52,9 @@ from dfsfs.blocks.records import HEADER_BYTES, encode_header
 from dfsfs.blocks.recovery import recover
 from dfsfs.blocks.segments import SegmentFiles
 from dfsfs.blocks.verified import VerifiedMap
-from dfsfs.runtime import World
+from dfsfs.runtime import GroupCommit, World
 
 log = logging.getLogger(__name__)
-
-_SYNCS_TOGETHER_MAX = 1 << 30  # a flush serves any number of callers
 
 
 class _Arrival(NamedTuple):
@@ -91,7 +90,7 @@ class SegmentStore:
             weight=lambda arrival: len(arrival.data),
             weight_max=PUT_BATCH_BYTES_MAX,
         )
-        self._syncs = Batcher[None, None](self._flush, count_max=_SYNCS_TOGETHER_MAX)
+        self._sync = GroupCommit(self._flush)
 
     @classmethod
     async def open(
@@ -217,7 +216,7 @@ class SegmentStore:
             new = await self._appends.submit(_Arrival(digest, data))
         else:
             new = await self._put_small(digest, data)
-        if self._index.needs_folding():
+        if self._index.log_bytes() > STORE_WAL_BYTES_MAX:
             await self._fold()
         return new
 
@@ -294,16 +293,15 @@ class SegmentStore:
 
     async def sync(self) -> None:
         """Return when everything put before is on stable storage."""
-        await self._syncs.submit(None)
+        await self._sync()
 
-    async def _flush(self, callers: list[None]) -> Sequence[None]:
+    async def _flush(self) -> None:
         if self._failure is not None:
             raise self._failure
         await self._flush_segments()
         if self._index_unsynced:
             self._index_unsynced = False
             await self._flushing(self._index.sync)
-        return callers
 
     async def _flush_segments(self, *, but: int | None = None) -> None:
         """Flush what was appended; what is appended meanwhile is for the next flush."""
@@ -340,7 +338,11 @@ class SegmentStore:
 
     async def remove(self, digest: Digest) -> bool:
         """Forget a block; its space comes back with that of the next few."""
-        was_here = self._index.remove(digest)
+        try:
+            was_here = self._index.remove(digest)
+        except Full:  # even forgetting takes room in the write-ahead log, until it is folded
+            await self._fold()
+            was_here = not self.pins.is_pinned(digest) and self._index.remove(digest)
         self._bad.pop(digest, None)
         if (
             self._index.garbage_bytes >= RECLAIM_BYTES_MAX
@@ -382,6 +384,7 @@ class SegmentStore:
         """Bytes this store may still take."""
         free, whole = self._files.room_bytes()
         room = free - min(whole // STORE_RESERVE_DIVISOR, STORE_RESERVE_BYTES_MAX)
+        room -= self._index.log_bytes()  # to be folded into the database: as much again
         if self._capacity_bytes is not None:
             room = min(room, self._capacity_bytes - self._used())
         return room
