@@ -24,7 +24,11 @@ if mounted && ls "$mountpoint" >/dev/null 2>&1; then
     "$dfs" status || true
     exit 0
 fi
-if [[ ! -d $mountpoint ]] && ! mounted && ! mkdir -p "$mountpoint" 2>/dev/null; then
+if mounted; then
+    echo "clearing $mountpoint, whose node is dead"
+    fusermount3 -uz "$mountpoint"
+fi
+if [[ ! -d $mountpoint ]] && ! mkdir -p "$mountpoint" 2>/dev/null; then
     echo "$mountpoint cannot be made; choose a place of your own: make run MOUNT=\$HOME/dfs" >&2
     exit 1
 fi

@@ -54,4 +54,4 @@ if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
     "$python" -m venv --clear "$venv"
 fi
 echo "installing $requirement into $venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$requirement"
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable "$requirement"

@@ -122,6 +122,11 @@ def default_state_directory(environment: Mapping[str, str], *, uid: int) -> Path
     return Path(home) / ".local" / "state" / "dfs"
 
 
+def control_socket(state: Path) -> Path:
+    """Where the node of a state directory is reached from its own machine."""
+    return state.absolute() / "control.sock"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything a `Node` is told. Valid by construction: `__post_init__` refuses the rest."""
@@ -229,7 +234,7 @@ class Config:
     @property
     def control_path(self) -> Path:
         """The socket on which this machine's commands reach the node."""
-        return self.state / "control.sock"
+        return control_socket(self.state)
 
     @property
     def log_path(self) -> Path:

@@ -1,7 +1,7 @@
 """The other end of the control socket: a running node as an object in a command's process."""
 
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,12 @@ class ControlClient:
         """The content of a file, piece by piece."""
         async with self._session.open_stream(messages.GET, messages.key_bytes(key)) as stream:
 
-            async def pieces() -> AsyncIterator[Buffer]:
+            async def pieces() -> AsyncGenerator[Buffer, None]:
                 async for message in stream:
                     yield message.payload
 
-            yield pieces()
+            async with aclosing(pieces()) as iterator:
+                yield iterator
 
     async def stat(self, key: Key) -> Listing:
         """One entry."""

@@ -5,7 +5,8 @@ to this node's user and root alone. A client that dies in the middle of a `put` 
 is put becomes visible only after the client has said that it was all.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 
 import trio
@@ -48,7 +49,8 @@ class _Handlers:
         return Reply()
 
     async def put(self, _session: Session, stream: MessageStream) -> None:
-        await self._operator.put(messages.check_key(stream.body), _payloads(stream))
+        async with aclosing(_payloads(stream)) as pieces:
+            await self._operator.put(messages.check_key(stream.body), pieces)
         await stream.send(True)
 
     async def get(self, _session: Session, stream: MessageStream) -> None:
@@ -59,7 +61,7 @@ class _Handlers:
                     await stream.send(None, view[start : start + CONTROL_PIECE_BYTES])
 
 
-async def _payloads(stream: MessageStream) -> AsyncIterator[Buffer]:
+async def _payloads(stream: MessageStream) -> AsyncGenerator[Buffer, None]:
     # Ends in good order only when the client has ended the stream, which it does only when it has
     # read all of its file; anything else raises, and the put does not happen.
     async for message in stream:

@@ -13,7 +13,7 @@ from dfsfs.base.errors import DfsError
 from dfsfs.base.limits import CONTROL_LIST_COUNT_MAX
 from dfsfs.base.types import FileKind
 from dfsfs.cli import output
-from dfsfs.cli.options import state_directory
+from dfsfs.cli.options import control_path
 from dfsfs.cli.program import EXIT_FAILED, complain
 
 
@@ -25,7 +25,7 @@ def list_directory(key: str, state: Path | None, *, long: bool) -> None:
 async def _list(key: str, state: Path | None, long: bool) -> None:
     write = sys.stdout.buffer.write
     escape = sys.stdout.isatty()
-    async with connect_control(state_directory(state)) as node:
+    async with connect_control(control_path(state)) as node:
         entry = await node.stat(key)
         if entry.kind is not FileKind.DIRECTORY:
             write(output.listing_line(entry, long=long, escape=escape))
@@ -46,7 +46,7 @@ def remove(keys: tuple[str, ...], state: Path | None) -> None:
 
 async def _remove(keys: tuple[str, ...], state: Path | None) -> bool:
     failed = False
-    async with connect_control(state_directory(state)) as node:
+    async with connect_control(control_path(state)) as node:
         for key in keys:
             try:
                 await node.remove(key)
@@ -63,7 +63,7 @@ def status(state: Path | None, *, as_json: bool) -> None:
 
 
 async def _status(state: Path | None) -> dict[str, Any]:
-    async with connect_control(state_directory(state)) as node:
+    async with connect_control(control_path(state)) as node:
         return await node.status()
 
 
@@ -74,7 +74,7 @@ def info(path: str, state: Path | None, *, as_json: bool) -> None:
 
 
 async def _info(path: str, state: Path | None) -> dict[str, Any]:
-    async with connect_control(state_directory(state)) as node:
+    async with connect_control(control_path(state)) as node:
         mountpoint = (await node.status()).get("mountpoint")
         return await node.info(key_of_path(path, mountpoint))
 

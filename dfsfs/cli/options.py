@@ -12,6 +12,7 @@ from dfsfs.base.limits import FETCH_TIMEOUT_S, REPLICAS_DEFAULT, WRITE_CONCERN_D
 from dfsfs.base.types import DigestKind
 from dfsfs.config import (
     Config,
+    control_socket,
     default_state_directory,
     parse_address,
     parse_bytes,
@@ -132,6 +133,11 @@ def node_options(command: Decorated) -> Decorated:
 def state_directory(given: Path | None) -> Path:
     """`--state`, or where it is when not given."""
     return given or default_state_directory(os.environ, uid=os.geteuid())
+
+
+def control_path(given: Path | None) -> Path:
+    """Where the node of `--state` answers commands."""
+    return control_socket(state_directory(given))
 
 
 def config_from_options(

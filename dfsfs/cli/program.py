@@ -26,8 +26,13 @@ def run_program(command: click.Command, name: str) -> NoReturn:
         complain(name, "dfsfs checks itself with assertions: start it without python -O")
         sys.exit(EXIT_USAGE)
     try:
-        status = command.main(prog_name=name, standalone_mode=False)
+        # Not command.main(): it turns a broken pipe into exit status 1.
+        with command.make_context(name, sys.argv[1:]) as context:
+            command.invoke(context)
         sys.stdout.flush()
+        status = 0
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
     except click.ClickException as error:
         error.show()
         status = error.exit_code
@@ -46,7 +51,7 @@ def run_program(command: click.Command, name: str) -> NoReturn:
         else:
             complain(name, _os_sentence(error))
             status = EXIT_FAILED
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)
 
 
 def exit_status(error: DfsError) -> int:

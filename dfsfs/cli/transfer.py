@@ -8,8 +8,8 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import trio
@@ -17,7 +17,7 @@ import trio
 from dfsfs.admin import connect_control
 from dfsfs.base.limits import CONTROL_PIECE_BYTES
 from dfsfs.base.types import Buffer
-from dfsfs.cli.options import state_directory
+from dfsfs.cli.options import control_path
 
 
 def put(key: str, file: str, state: Path | None) -> None:
@@ -88,11 +88,14 @@ def _get_into_new_file(key: str, file: Path, state: Path | None) -> None:
 
 
 async def _put(key: str, descriptor: int, state: Path | None) -> None:
-    async with connect_control(state_directory(state)) as node:
-        await node.put(key, _pieces(descriptor))
+    async with (
+        connect_control(control_path(state)) as node,
+        aclosing(_pieces(descriptor)) as pieces,
+    ):
+        await node.put(key, pieces)
 
 
-async def _pieces(descriptor: int) -> AsyncIterator[Buffer]:
+async def _pieces(descriptor: int) -> AsyncGenerator[Buffer, None]:
     while piece := await trio.to_thread.run_sync(
         os.read, descriptor, CONTROL_PIECE_BYTES, abandon_on_cancel=True
     ):
@@ -100,7 +103,7 @@ async def _pieces(descriptor: int) -> AsyncIterator[Buffer]:
 
 
 async def _get(key: str, target: Callable[[], int], state: Path | None) -> None:
-    async with connect_control(state_directory(state)) as node, node.get(key) as pieces:
+    async with connect_control(control_path(state)) as node, node.get(key) as pieces:
         async for piece in pieces:
             await trio.to_thread.run_sync(_write_all, target(), piece, abandon_on_cancel=True)
 

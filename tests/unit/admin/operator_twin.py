@@ -1,8 +1,8 @@
 """An `Operator` in memory, for tests of what stands in front of one."""
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from dfsfs.admin import Key, Listing
@@ -36,12 +36,13 @@ class MemoryOperator:
     async def get(self, key: Key) -> AsyncIterator[AsyncIterable[Buffer]]:
         content = self._content(key)
 
-        async def pieces() -> AsyncIterator[Buffer]:
+        async def pieces() -> AsyncGenerator[Buffer, None]:
             # Larger than a message may be and at odd places, as blocks of any size are.
             for start in range(0, len(content), 1_000_003):
                 yield memoryview(content)[start : start + 1_000_003]
 
-        yield pieces()
+        async with aclosing(pieces()) as iterator:
+            yield iterator
 
     async def stat(self, key: Key) -> Listing:
         name = _name(key)
