@@ -139,6 +139,8 @@ class Database:
         # A connection of its own: the loop's stays free while this one waits for the disk.
         connection = apsw.Connection(str(self._path))
         try:
+            # Until it has read something a connection does not know of the WAL and folds nothing.
+            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
             raise _translate(error, self._path) from error
