@@ -204,8 +204,9 @@ def _cut(text: bytes, length: int) -> bytes:
     """At most `length` bytes, without leaving half of a UTF-8 character at the end."""
     if len(text) <= length:
         return text
-    while length > 0 and text[length] & 0xC0 == 0x80:
-        length -= 1
+    for back in range(min(4, length)):  # a character has at most four bytes
+        if text[length - back] & 0xC0 != 0x80:
+            return text[: length - back]
     return text[:length]
 
 

@@ -1,12 +1,31 @@
 """The namespace of one node: what the vfs calls, and what the cluster exchanges.
 
-Every method is one SQLite transaction at most and never awaits, hence atomic towards other tasks.
+A face: verbs live in `verbs` and `edits`, their short way in `quick`, reading in `reading`, batches
+and snapshots in `feed`, the rules of the view in `liveness` and `slots`. It does not talk to peers,
+knows no bytes of files but inline ones, and checks no permissions.
+
+Invariants: derived columns agree with the rows after every commit (`check`); for each origin all
+rows up to its have-vector are here or were overwritten; applying twice changes nothing; the order
+in which batches of different origins arrive does not matter.
+Sync: no method awaits, each is one SQLite transaction at most, hence atomic towards other tasks.
+Subscribers are called after the commit, in order; they must not call verbs.
+Durable: against the end of the process when a method returns, against power loss after
+`Database.sync`.
 """
 
+import builtins
 from collections.abc import Callable, Mapping, Sequence
 
-from dfsfs.base.types import ContentRef, FileKind, InodeId, Origin
+from dfsfs.base.types import ContentRef, Digest, FileKind, InodeId, Origin, Stamp
 from dfsfs.crdt import HybridClock
+from dfsfs.namespace import check as checking
+from dfsfs.namespace.edits import Edits
+from dfsfs.namespace.feed import decode_batch, decode_page, read_batch, read_page
+from dfsfs.namespace.local import LocalState, change_of
+from dfsfs.namespace.quick import Quick
+from dfsfs.namespace.reading import Reader
+from dfsfs.namespace.rows import Row
+from dfsfs.namespace.slots import rename_aliases
 from dfsfs.namespace.types import (
     AttributeChanges,
     Batch,
@@ -18,6 +37,10 @@ from dfsfs.namespace.types import (
     SnapshotPage,
     Totals,
 )
+from dfsfs.namespace.update import join_rows
+from dfsfs.namespace.verbs import Verbs
+from dfsfs.namespace.whole import read_conflicts, read_contents
+from dfsfs.namespace.working import Irregular, WorkingSet
 from dfsfs.runtime import Database
 
 
@@ -32,31 +55,82 @@ class Namespace:
         clock: HybridClock,
         node_name: Callable[[Origin], str],
     ) -> None:
-        """`database` was opened with `SCHEMA` and `SCHEMA_VERSION` and belongs to this object."""
-        raise NotImplementedError
+        """Open the replica in `database`, which was made with `SCHEMA` and belongs to this object.
+
+        `node_name` names writers in conflict names; it must say the same on every replica. Call
+        `names_changed` when it begins to say something else.
+        """
+        self._database = database
+        self._clock = clock
+        self._node_name = node_name
+        self._irregular = Irregular(database)
+        self._reader = Reader(database, self._irregular)
+        self._local = LocalState(
+            database,
+            self._reader,
+            self._irregular,
+            origin=origin,
+            clock=clock,
+            node_name=node_name,
+        )
+        quick = Quick(database, self._local, self._reader, self._irregular)
+        self._verbs = Verbs(self._local, self._reader, self._irregular, quick)
+        self._edits = Edits(database, self._local, self._reader, self._irregular, quick)
+        self._loading: WorkingSet | None = None
 
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, inode: InodeId) -> Inode:
-        raise NotImplementedError
+        """The inode; nlink 0 if no live link shows it.
+
+        Raises:
+            NotFound: nothing is known of it here.
+        """
+        return self._reader.get(inode)
 
     def lookup(self, parent: InodeId, name: bytes) -> Inode:
-        raise NotImplementedError
+        """The inode behind a name.
 
-    def list(self, directory: InodeId, after: bytes | None, limit: int) -> list[Entry]:
-        raise NotImplementedError
+        Raises:
+            NotFound: no such name, or no such parent. NotDirectory: the parent is something else.
+        """
+        return self._reader.lookup(parent, name)
 
-    def names(self, directory: InodeId) -> "list[tuple[bytes, InodeId, FileKind]]":
-        raise NotImplementedError
+    def list(self, directory: InodeId, after: bytes | None, limit: int) -> builtins.list[Entry]:
+        """Up to `limit` entries with names greater than `after`, in byte order.
+
+        Raises:
+            NotFound, NotDirectory: as they say.
+        """
+        return self._reader.list(directory, after, limit)
+
+    def names(self, directory: InodeId) -> builtins.list[tuple[bytes, InodeId, FileKind]]:
+        """All names of a directory with inode and kind, in byte order.
+
+        Raises:
+            NotFound, NotDirectory: as they say.
+        """
+        return self._reader.names(directory)
 
     def parent(self, directory: InodeId) -> InodeId:
-        raise NotImplementedError
+        """The directory a directory is shown in; the root is its own.
+
+        Raises:
+            NotFound: it is not shown anywhere.
+        """
+        return self._reader.parent(directory)
 
     def path(self, inode: InodeId) -> bytes:
-        raise NotImplementedError
+        """One path of an inode, without a slash in front; b"" for the root.
+
+        Raises:
+            NotFound: it is not shown anywhere.
+        """
+        return self._reader.path(inode)
 
     def has_children(self, directory: InodeId) -> bool:
-        raise NotImplementedError
+        """Whether anything is shown in a directory."""
+        return self._reader.has_children(directory)
 
     # -- verbs --------------------------------------------------------------------------------
 
@@ -72,16 +146,40 @@ class Namespace:
         rdev: int = 0,
         target: bytes = b"",
     ) -> Inode:
-        raise NotImplementedError
+        """Make an inode of any kind under a new name.
+
+        Raises:
+            Exists, NotDirectory, NameTooLong, Invalid: as they say.
+            NotFound: the parent has been removed.
+        """
+        return self._verbs.create(
+            parent, name, kind=kind, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target
+        )
 
     def link(self, inode: InodeId, parent: InodeId, name: bytes) -> Inode:
-        raise NotImplementedError
+        """Give a file another name.
+
+        Raises:
+            Exists, NotDirectory, NameTooLong, Invalid, TooManyLinks: as they say.
+            NotPermitted: it is a directory. NotFound: it, or the parent, has been removed.
+        """
+        return self._verbs.link(inode, parent, name)
 
     def unlink(self, parent: InodeId, name: bytes) -> Removed:
-        raise NotImplementedError
+        """Remove a name that is not a directory's.
+
+        Raises:
+            NotFound, NotDirectory, NameTooLong: as they say. IsDirectory: use `rmdir`.
+        """
+        return self._verbs.unlink(parent, name)
 
     def rmdir(self, parent: InodeId, name: bytes) -> Removed:
-        raise NotImplementedError
+        """Remove an empty directory.
+
+        Raises:
+            NotFound, NotDirectory, NotEmpty, NameTooLong: as they say.
+        """
+        return self._verbs.rmdir(parent, name)
 
     def rename(
         self,
@@ -93,19 +191,48 @@ class Namespace:
         exchange: bool = False,
         no_replace: bool = False,
     ) -> Removed | None:
-        raise NotImplementedError
+        """Move a name, as rename(2); the replaced target if there was one.
+
+        Raises:
+            NotFound, NotDirectory, IsDirectory, NotEmpty, NameTooLong: as they say.
+            Exists: `no_replace`, and the new name is taken.
+            Invalid: a directory would move into itself, or both flags are given.
+        """
+        return self._verbs.rename(
+            parent, name, new_parent, new_name, exchange=exchange, no_replace=no_replace
+        )
 
     def write(self, inode: InodeId, content: ContentRef, *, mtime_ns: int) -> Inode:
-        raise NotImplementedError
+        """Give a file other bytes; they supersede every sibling visible here.
+
+        Raises:
+            NotFound, IsDirectory, Invalid: as they say.
+        """
+        return self._edits.write(inode, content, mtime_ns=mtime_ns)
 
     def set_attributes(self, inode: InodeId, changes: AttributeChanges) -> Inode:
-        raise NotImplementedError
+        """Set the attributes that are not None.
+
+        Raises:
+            NotFound: nothing is known of the inode.
+        """
+        return self._edits.set_attributes(inode, changes)
 
     def get_xattr(self, inode: InodeId, name: bytes) -> bytes:
-        raise NotImplementedError
+        """The value of an extended attribute.
 
-    def list_xattrs(self, inode: InodeId) -> "list[bytes]":
-        raise NotImplementedError
+        Raises:
+            NotFound, NoAttribute: as they say.
+        """
+        return self._edits.get_xattr(inode, name)
+
+    def list_xattrs(self, inode: InodeId) -> builtins.list[bytes]:
+        """The names of all extended attributes, in byte order.
+
+        Raises:
+            NotFound: nothing is known of the inode.
+        """
+        return self._edits.list_xattrs(inode)
 
     def set_xattr(
         self,
@@ -116,58 +243,185 @@ class Namespace:
         create: bool = False,
         replace: bool = False,
     ) -> None:
-        raise NotImplementedError
+        """Set an extended attribute; `create` and `replace` as in setxattr(2).
+
+        Raises:
+            Exists, NoAttribute, Invalid, NotFound: as they say.
+            Full: beyond `limits.XATTR_INODE_BYTES_MAX`.
+        """
+        self._edits.set_xattr(inode, name, value, create=create, replace=replace)
 
     def remove_xattr(self, inode: InodeId, name: bytes) -> None:
-        raise NotImplementedError
+        """Remove an extended attribute.
+
+        Raises:
+            NotFound, NoAttribute: as they say.
+        """
+        self._edits.remove_xattr(inode, name)
 
     def touch_atime(self, inode: InodeId, atime_ns: int) -> None:
-        raise NotImplementedError
+        """Note a read; on this node only, never replicated."""
+        self._edits.touch_atime(inode, atime_ns)
 
     def hold_orphan(self, inode: InodeId) -> None:
-        """An inode that lost its last link is open here: its content counts in `contents`."""
-        raise NotImplementedError
+        """An inode that lost its last link is open here: `contents` lists it until `drop_orphan`."""
+        self._edits.hold_orphan(inode)
 
     def drop_orphan(self, inode: InodeId) -> None:
-        raise NotImplementedError
+        """The last close of an inode without links: what was private to this node is forgotten."""
+        self._edits.drop_orphan(inode)
 
     # -- exchange -----------------------------------------------------------------------------
 
     @property
+    def origin(self) -> Origin:
+        """Whose verbs these are."""
+        return self._local.origin
+
+    @property
     def position(self) -> int:
-        raise NotImplementedError
+        """Stamp time of this origin's newest transaction; 0 before the first."""
+        return self._local.position
 
     def have(self) -> dict[Origin, int]:
-        raise NotImplementedError
+        """Of each origin the stamp time up to which everything has been joined."""
+        have = dict(self._database.rows("SELECT origin, time FROM have"))
+        if self._local.position:
+            have[self._local.origin] = self._local.position
+        return have
 
     def feed(self, origin: Origin, after: int, *, bytes_max: int) -> Batch | None:
-        raise NotImplementedError
+        """The next transactions of an origin after `after`, whole, oldest first, of about
+        `bytes_max`; None if nothing newer is here."""
+        have = self._have(origin)
+        if have <= after:
+            return None
+        return read_batch(self._database, origin, after, have, bytes_max=bytes_max)
 
-    def apply(self, batches: Sequence[Batch]) -> "list[Change]":
-        raise NotImplementedError
+    def apply(self, batches: Sequence[Batch]) -> builtins.list[Change]:
+        """Join what peers sent, in one transaction; at most one change comes of it.
+
+        A batch that is known already, or that follows a position this replica has not reached, is
+        skipped: the caller sees in `have` what to pull.
+
+        Atomic: of all batches or, if it raises, of none.
+        Raises:
+            RemoteProtocolError: something is malformed. Refused: a stamp too far in the future.
+        """
+        decoded = []
+        for batch in batches:
+            rows = decode_batch(batch)
+            self._clock.check(batch.upto)
+            decoded.append((batch, rows))
+        work = self._working_set()
+        newest = Stamp(0, Origin(0))
+        with self._local.undoing(), self._database.transaction():
+            joined: builtins.list[Row] = []
+            for batch, rows in decoded:
+                have = self._have(batch.origin)
+                if batch.origin == self.origin or batch.after > have or batch.upto <= have:
+                    continue
+                joined += rows
+                newest = max(newest, Stamp(batch.upto, batch.origin))
+                self._database.execute(
+                    "INSERT OR REPLACE INTO have VALUES(?,?)", (batch.origin, batch.upto)
+                )
+            if not newest.time:
+                return []
+            self._clock.observe(max(row.stamp.time for row in joined) if joined else 0)
+            self._clock.observe(newest.time)
+            join_rows(work, joined)
+            self._local.save()
+        change = change_of(work, self._reader, newest, local=False)
+        self._local.publish(change)
+        return [change]
 
     def snapshot(self, cursor: bytes | None, *, bytes_max: int) -> SnapshotPage:
-        raise NotImplementedError
+        """Rows of all origins by kind and key. Take `have` before the first page: what changes
+        while pages are read comes again with the tail.
+
+        Raises:
+            RemoteProtocolError: the cursor is none of ours.
+        """
+        return read_page(self._database, cursor, bytes_max=bytes_max)
 
     def load(self, page: SnapshotPage) -> None:
-        raise NotImplementedError
+        """Join a page of a peer's snapshot. The tree is complete after `finish_load`.
 
-    def finish_load(self, have: Mapping[Origin, int]) -> "list[Change]":
-        raise NotImplementedError
+        Raises:
+            RemoteProtocolError: something is malformed. Refused: a stamp too far in the future.
+        """
+        rows = decode_page(page)
+        if not rows:
+            return
+        newest = max(row.stamp.time for row in rows)
+        self._clock.check(newest)
+        work = self._working_set()
+        with self._local.undoing(), self._database.transaction():
+            self._clock.observe(newest)
+            join_rows(work, rows)
+            self._local.save()
+        self._local.publish(
+            change_of(work, self._reader, Stamp(newest, self.origin), local=False)
+        )
+
+    def finish_load(self, have: Mapping[Origin, int]) -> builtins.list[Change]:
+        """All pages are loaded: this replica holds what the peer had before the first."""
+        with self._local.undoing(), self._database.transaction():
+            for origin, time in sorted(have.items()):
+                if origin != self.origin and time > self._have(origin):
+                    self._clock.check(time)
+                    self._clock.observe(time)
+                    self._database.execute(
+                        "INSERT OR REPLACE INTO have VALUES(?,?)", (origin, time)
+                    )
+        return []
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
-        raise NotImplementedError
+        """Call back after every commit, local or applied, in order."""
+        self._local.subscribe(callback)
+
+    def names_changed(self) -> None:
+        """`node_name` says something else now: name all conflict copies again."""
+        work = self._working_set()
+        with self._local.undoing(), self._database.transaction():
+            rename_aliases(work)
+        if work.entries:
+            stamp = Stamp(self._local.position, self.origin)
+            self._local.publish(change_of(work, self._reader, stamp, local=False))
+
+    def _have(self, origin: Origin) -> int:
+        if origin == self._local.origin:
+            return self._local.position
+        return self._database.value("SELECT time FROM have WHERE origin=?", (origin,)) or 0
+
+    def _working_set(self) -> WorkingSet:
+        return WorkingSet(self._database, self._irregular, self._node_name)
 
     # -- whole tree ---------------------------------------------------------------------------
 
-    def conflicts(self, after: tuple[InodeId, bytes] | None, limit: int) -> "list[Conflict]":
-        raise NotImplementedError
+    def conflicts(
+        self, after: tuple[InodeId, bytes] | None, limit: int
+    ) -> builtins.list[Conflict]:
+        """Up to `limit` conflict copies in order of (directory, name) after `after`: those the view
+        makes up, and files that keep such a name."""
+        return read_conflicts(self._database, after, limit)
 
-    def contents(self, after: InodeId | None, limit: int) -> "list[tuple[InodeId, ContentRef]]":
-        raise NotImplementedError
+    def contents(
+        self, after: InodeId | None, limit: int
+    ) -> builtins.list[tuple[InodeId, ContentRef]]:
+        """Every content that live or held inodes refer to, siblings included, for up to `limit`
+        inodes greater than `after`, in order of inodes."""
+        return read_contents(self._database, after, limit)
 
     def totals(self) -> Totals:
-        raise NotImplementedError
+        """What is shown, counted."""
+        irregular = self._irregular
+        return Totals(irregular.files, irregular.directories, irregular.bytes)
 
-    def check(self) -> "list[str]":
-        raise NotImplementedError
+    def check(self) -> builtins.list[str]:
+        """Every violated invariant, as a sentence; slow, reads everything."""
+        return checking.check(self._database, self._irregular, self._node_name)
+
+
+__all__ = ["Digest", "Namespace"]

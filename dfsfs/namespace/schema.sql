@@ -36,10 +36,10 @@ CREATE TABLE inode(
   set_mode INTEGER,                          -- from attribute rows; NULL: as at birth
   set_uid INTEGER,
   set_gid INTEGER,
-  atime_ns INTEGER NOT NULL DEFAULT 0,       -- set by an attribute row or by this node alone
+  atime_ns INTEGER,                          -- from an attribute row or this node alone; NULL: birth
   mtime_ns INTEGER NOT NULL DEFAULT 0,
   changed INTEGER NOT NULL DEFAULT 0,        -- greatest stamp time of its rows (not tombstones): ctime
-  explicit INTEGER NOT NULL DEFAULT 0,       -- files: links that are explicitly live
+  explicit INTEGER NOT NULL DEFAULT 0,       -- files: links explicitly live; directories: 1 while live
   nlink INTEGER NOT NULL DEFAULT 0,          -- files: shown links; directories: shown child directories
   children INTEGER NOT NULL DEFAULT 0,       -- directories: live links whose effective parent this is
   writer INTEGER,                            -- regular files: whose content row is shown
@@ -49,8 +49,8 @@ CREATE TABLE inode(
 CREATE INDEX inode_stamp ON inode(origin, time);
 CREATE INDEX inode_touch_stamp ON inode(touch_origin, touch_time) WHERE touch_time > 0;
 -- The root is nobody's row: every network has it.
-INSERT INTO inode(inode, kind, mode, uid, gid, rdev, target, time, origin)
-  VALUES(1, 4, 493, 0, 0, 0, x'', 0, 0);
+INSERT INTO inode(inode, kind, mode, uid, gid, rdev, target, time, origin, explicit)
+  VALUES(1, 4, 493, 0, 0, 0, x'', 0, 0, 1);
 
 -- Link rows: a directory entry. The first link of an inode has the inode's number.
 CREATE TABLE link(

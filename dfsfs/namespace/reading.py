@@ -1,0 +1,294 @@
+"""Reading the tree: point queries on the columns the view has settled. Changes nothing.
+
+`get` and `lookup` are what every filesystem call does first; decoded inodes are kept in a bounded
+cache that the namespace empties of whatever a commit changed.
+"""
+
+import builtins
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from dfsfs.base.codec import decode
+from dfsfs.base.errors import NotDirectory, NotFound
+from dfsfs.base.limits import INODE_CACHE_COUNT, ROWS_MESSAGE_BYTES_MAX
+from dfsfs.base.types import (
+    EMPTY_CONTENT,
+    ROOT_INODE,
+    ContentRef,
+    FileKind,
+    InodeId,
+    LinkId,
+)
+from dfsfs.namespace.types import Entry, Inode
+from dfsfs.namespace.working import ALONE, KEEPS, LOSER, Irregular, read_slots
+from dfsfs.runtime import Database
+
+_COLUMNS = (
+    "i.inode, i.kind, COALESCE(i.set_mode, i.mode), COALESCE(i.set_uid, i.uid),"
+    " COALESCE(i.set_gid, i.gid), i.rdev, i.target, i.time, i.atime_ns, i.mtime_ns, i.changed,"
+    " i.explicit, i.nlink, c.size, c.root, c.inline, c.shift, c.stored"
+)
+_JOIN = " LEFT JOIN content c ON c.inode = i.inode AND c.writer = i.writer"
+_GET = f"SELECT {_COLUMNS} FROM inode i{_JOIN} WHERE i.inode=?"
+_LIST = (
+    f"SELECT l.name, {_COLUMNS} FROM link l JOIN inode i ON i.inode = l.inode{_JOIN}"
+    " WHERE l.directory=? AND l.name>? AND l.role IN (1, 2) ORDER BY l.name LIMIT ?"
+)
+_LOOKUP = "SELECT link, inode, role FROM link WHERE directory=? AND name=? AND role IN (1, 2)"
+_ALIAS = "SELECT link, inode, is_copy FROM alias WHERE directory=? AND name=?"
+_KINDS = {int(kind): kind for kind in FileKind}
+
+
+class Found(NamedTuple):
+    """What is behind a name."""
+
+    directory: InodeId
+    name: bytes
+    link: LinkId  # of a copy: its inode
+    inode: InodeId
+    role: int
+    is_copy: bool
+
+
+class Reader:
+    """The tree as it is now. Owned by the namespace."""
+
+    def __init__(self, database: Database, irregular: Irregular) -> None:
+        self._database = database
+        self._irregular = irregular
+        self._cache: OrderedDict[InodeId, Inode] = OrderedDict()
+
+    def forget(self, inodes: Iterable[InodeId]) -> None:
+        """Drop inodes that changed from the cache."""
+        for inode in inodes:
+            self._cache.pop(inode, None)
+
+    def forget_all(self) -> None:
+        """Empty the cache: nobody knows what a rolled back update had made visible."""
+        self._cache.clear()
+
+    def remember(self, inode: Inode) -> None:
+        """Put an inode as just committed into the cache."""
+        cache = self._cache
+        cache[inode.inode] = inode
+        if len(cache) > INODE_CACHE_COUNT:
+            cache.popitem(last=False)
+
+    def get(self, inode: InodeId) -> Inode:
+        """The inode, live or not.
+
+        Raises:
+            NotFound: nothing is known of it here.
+        """
+        found = self._cache.get(inode)
+        if found is not None:
+            self._cache.move_to_end(inode)
+            return found
+        row = self._database.row(_GET, (inode,))
+        found = self._get_copy(inode) if row is None or row[1] == 0 else _inode_of(row)
+        if found.nlink == 0:
+            found = self._with_private(found)
+        self.remember(found)
+        return found
+
+    def _get_copy(self, inode: InodeId) -> Inode:
+        row = self._database.row("SELECT original, writer FROM copy WHERE inode=?", (inode,))
+        if row is None:
+            raise NotFound(f"no inode {inode}")
+        original = _inode_of(self._database.row(_GET, (row[0],)))  # type: ignore[arg-type]  # copies have an original
+        slot = read_slots(self._database, row[0])[row[1]]
+        return replace(
+            original,
+            inode=inode,
+            nlink=1,
+            size=slot.content.size,
+            mtime_ns=slot.mtime_ns,
+            ctime_ns=slot.stamp.time * 1000,
+            content=slot.content,
+        )
+
+    def _with_private(self, found: Inode) -> Inode:
+        private = read_private(self._database, found.inode)
+        if private is None:
+            return found
+        return replace(
+            found,
+            mode=private["mode"],
+            uid=private["uid"],
+            gid=private["gid"],
+            atime_ns=private["atime_ns"],
+            mtime_ns=private["mtime_ns"],
+            ctime_ns=private["ctime_ns"],
+            content=ContentRef(*private["content"]),
+            size=private["content"][0] if found.kind == FileKind.REGULAR else found.size,
+        )
+
+    def find(self, parent: InodeId, name: bytes) -> Found | None:
+        """What is shown as `name` in a directory."""
+        directory = self._irregular.merged.get(parent, parent)
+        row = self._database.row(_LOOKUP, (directory, name))
+        if row is not None:
+            return Found(directory, name, row[0], row[1], row[2], False)
+        row = self._database.row(_ALIAS, (directory, name))
+        if row is not None:
+            return Found(directory, name, row[0], row[1], LOSER, bool(row[2]))
+        return None
+
+    def lookup(self, parent: InodeId, name: bytes) -> Inode:
+        """The inode behind a name.
+
+        Raises:
+            NotFound: no such name. NotDirectory: the parent cannot have any.
+        """
+        row = self._database.row(_LOOKUP, (self._irregular.merged.get(parent, parent), name))
+        if row is not None:
+            return self.get(row[1])
+        found = self.find(parent, name)
+        if found is None:
+            self.directory(parent)
+            raise NotFound(f"no entry {name!r}")
+        return self.get(found.inode)
+
+    def directory(self, inode: InodeId) -> Inode:
+        """A directory, live or not.
+
+        Raises:
+            NotFound, NotDirectory: as they say.
+        """
+        found = self.get(inode)
+        if found.kind != FileKind.DIRECTORY:
+            raise NotDirectory(f"inode {inode} is not a directory")
+        return found
+
+    def list(self, directory: InodeId, after: bytes | None, limit: int) -> builtins.list[Entry]:
+        """Up to `limit` entries with names greater than `after`, in byte order."""
+        self.directory(directory)
+        directory = self._irregular.representative(directory)
+        start = b"" if after is None else after
+        entries = [
+            Entry(row[0], _inode_of(row[1:]))
+            for row in self._database.rows(_LIST, (directory, start, limit))
+        ]
+        aliases = self._database.rows(
+            "SELECT name, inode FROM alias WHERE directory=? AND name>? ORDER BY name LIMIT ?",
+            (directory, start, limit),
+        )
+        if aliases:
+            entries += [Entry(name, self.get(inode)) for name, inode in aliases]
+            entries.sort(key=lambda entry: entry.name)
+        return entries[:limit]
+
+    def names(self, directory: InodeId) -> builtins.list[tuple[bytes, InodeId, FileKind]]:
+        """All names of a directory with inode and kind, in byte order."""
+        self.directory(directory)
+        directory = self._irregular.representative(directory)
+        found = [
+            (name, inode, _KINDS[kind])
+            for name, inode, kind in self._database.rows(
+                "SELECT l.name, l.inode, i.kind FROM link l JOIN inode i ON i.inode = l.inode"
+                " WHERE l.directory=? AND l.role IN (1, 2) ORDER BY l.name",
+                (directory,),
+            )
+        ]
+        aliases = self._database.rows(
+            "SELECT name, inode FROM alias WHERE directory=?", (directory,)
+        )
+        if aliases:
+            found += [(name, inode, self.get(inode).kind) for name, inode in aliases]
+            found.sort()
+        return found
+
+    def parent(self, directory: InodeId) -> InodeId:
+        """The directory a directory is shown in; the root is its own.
+
+        Raises:
+            NotFound: it is not shown anywhere.
+        """
+        if directory == ROOT_INODE:
+            return ROOT_INODE
+        shown = self._irregular.representative(directory)
+        parent = self._database.value("SELECT directory FROM link WHERE link=?", (shown,))
+        if parent is None:
+            raise NotFound(f"directory {directory} has no parent")
+        return InodeId(parent)
+
+    def path(self, inode: InodeId) -> bytes:
+        """One path of an inode, without a slash in front; the root's is empty.
+
+        Raises:
+            NotFound: it is not shown anywhere.
+        """
+        parts: builtins.list[bytes] = []
+        inode = self._irregular.representative(inode)
+        while inode != ROOT_INODE:
+            directory, name = self._place(inode)
+            parts.append(name)
+            inode = directory
+        return b"/".join(reversed(parts))
+
+    def _place(self, inode: InodeId) -> tuple[InodeId, bytes]:
+        row = self._database.row(
+            "SELECT link, directory, name, role FROM link WHERE link=?1 AND inode=?1"
+            " AND role IN (1, 2, 3) UNION ALL SELECT link, directory, name, role FROM link"
+            " WHERE inode=?1 AND inode<>link AND role IN (1, 2, 3) LIMIT 1",
+            (inode,),
+        )
+        link = inode if row is None else row[0]
+        if row is None or row[3] == LOSER:
+            alias = self._database.row("SELECT directory, name FROM alias WHERE link=?", (link,))
+            if alias is None:
+                raise NotFound(f"inode {inode} has no name")
+            return alias[0], alias[1]
+        assert row[3] in (ALONE, KEEPS)
+        return row[1], row[2]
+
+    def has_children(self, directory: InodeId) -> bool:
+        """Whether anything is shown in a directory."""
+        shown = self._irregular.representative(directory)
+        return (
+            self._database.row("SELECT 1 FROM link WHERE directory=? LIMIT 1", (shown,)) is not None
+        )
+
+
+def read_private(database: Database, inode: InodeId) -> dict[str, Any] | None:
+    """What this node alone changed in an inode without links; None: nothing."""
+    data = database.value("SELECT private FROM orphan WHERE inode=?", (inode,))
+    if data is None:
+        return None
+    private = decode(data, size_max=ROWS_MESSAGE_BYTES_MAX)
+    assert isinstance(private, dict)
+    return private
+
+
+def _inode_of(row: tuple[Any, ...]) -> Inode:
+    (
+        inode, kind, mode, uid, gid, rdev, target, time, atime_ns, mtime_ns, changed, explicit,
+        nlink, size, root, inline, shift, stored,
+    ) = row  # fmt: skip
+    birth_ns = time * 1000
+    content = EMPTY_CONTENT
+    if size is None:
+        size = len(target)
+    else:
+        content = ContentRef(size, root, inline, shift, stored)
+    if kind == FileKind.DIRECTORY:
+        nlink = nlink + 2 if explicit else 0
+    return Inode(
+        inode=inode,
+        kind=_KINDS[kind],
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        nlink=nlink,
+        size=size,
+        rdev=rdev,
+        atime_ns=birth_ns if atime_ns is None else atime_ns,
+        mtime_ns=mtime_ns,
+        ctime_ns=changed * 1000,
+        birth_ns=birth_ns,
+        content=content,
+        target=target,
+    )
+

@@ -1,0 +1,68 @@
+"""Walks over the whole tree in pages: conflict copies, and contents that are in use."""
+
+from dfsfs.base.types import ContentRef, InodeId
+from dfsfs.namespace.conflicts import CONFLICT_MARK
+from dfsfs.namespace.reading import read_private
+from dfsfs.namespace.types import Conflict
+from dfsfs.runtime import Database
+
+# The condition repeats that of the index link_conflict, word for word.
+_CONFLICTS = """
+SELECT a.directory, a.name, l.name, a.inode, l.origin, l.time
+  FROM alias a JOIN link l ON l.link = a.link
+  WHERE a.is_copy = 0 AND (a.directory, a.name) > (?1, ?2)
+UNION ALL
+SELECT a.directory, a.name, c.name, a.inode, c.origin, c.time
+  FROM alias a JOIN copy c ON c.inode = a.inode
+  WHERE a.is_copy = 1 AND (a.directory, a.name) > (?1, ?2)
+UNION ALL
+SELECT directory, name, NULL, inode, origin, time
+  FROM link INDEXED BY link_conflict
+  WHERE directory IS NOT NULL AND instr(name, CAST(' (conflict from ' AS BLOB)) > 0
+    AND role IN (1, 2) AND (directory, name) > (?1, ?2)
+ORDER BY 1, 2 LIMIT ?3
+"""
+
+
+def read_conflicts(
+    database: Database, after: tuple[InodeId, bytes] | None, limit: int
+) -> list[Conflict]:
+    """See Namespace.conflicts."""
+    directory, name = (InodeId(0), b"") if after is None else after
+    return [
+        Conflict(row[0], row[1], _original(row[1]) if row[2] is None else row[2], *row[3:])
+        for row in database.rows(_CONFLICTS, (directory, name, limit))
+    ]
+
+
+def _original(name: bytes) -> bytes:
+    """The name a conflict name was made from, as far as it was not cut."""
+    stem, _, rest = name.partition(CONFLICT_MARK)
+    return stem + rest.rpartition(b")")[2]
+
+
+def read_contents(
+    database: Database, after: InodeId | None, limit: int
+) -> list[tuple[InodeId, ContentRef]]:
+    """See Namespace.contents."""
+    start = 0 if after is None else after
+    inodes = database.rows(
+        "SELECT i.inode FROM inode i WHERE i.kind = 8 AND i.inode > ?1 AND (i.explicit > 0"
+        " OR i.nlink > 0 OR EXISTS(SELECT 1 FROM link WHERE inode = i.inode AND live = 2)"
+        " OR EXISTS(SELECT 1 FROM orphan o WHERE o.inode = i.inode)) ORDER BY i.inode LIMIT ?2",
+        (start, limit),
+    )
+    found: list[tuple[InodeId, ContentRef]] = []
+    for (inode,) in inodes:
+        found += [
+            (inode, ContentRef(*row))
+            for row in database.rows(
+                "SELECT size, root, inline, shift, stored FROM content WHERE inode=?"
+                " ORDER BY writer",
+                (inode,),
+            )
+        ]
+        private = read_private(database, inode)
+        if private is not None:
+            found.append((inode, ContentRef(*private["content"])))
+    return found
