@@ -7,15 +7,17 @@
 
 Each host is a name. What is sent arrives after a latency drawn from the seeded dice, in order
 within a connection and in any order between connections; while two hosts are apart nothing arrives
-and dials hang, and after `heal` what was sent arrives, as TCP would do it. `cut` breaks the
-connections of two hosts instead. It passes the same contract as the real transports
+and dials hang, and after `heal` what was sent arrives, as TCP would do it. `cut` and `crash` break
+connections instead. It passes the same contract as the real transports
 (tests/contract/test_transport.py), and proves the peer's node id as tls does.
 
 Deterministic: it starts no tasks and asks no clock but trio's, so a seeded run with a mock clock
-repeats itself.
+repeats itself: `trace` is a hash of every byte sent and when.
 """
 
+import hashlib
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Collection
@@ -44,10 +46,20 @@ class LinkProfile:
 class SimNetwork:
     """The hosts of one simulation and what lies between them."""
 
-    def __init__(self, dice: random.Random, profile: LinkProfile | None = None) -> None:
+    def __init__(
+        self, dice: random.Random, profile: LinkProfile | None = None, *, scheme: str = SCHEME
+    ) -> None:
+        """`scheme`: that of its addresses, for nodes that believe to use another transport."""
         self.profile = profile or LinkProfile()
+        self.scheme = scheme
+        self.bytes_sent = 0
+        self._trace = hashlib.blake2b(digest_size=16)
+        self._slow: dict[str, LinkProfile] = {}
+        self._liars: dict[str, Callable[[bytes], bytes]] = {}
+        self._alive: dict[str, list[SimTransport]] = {}
         self._dice = dice
         self._listeners: dict[str, SimListener] = {}
+        # In the order they were made: faults must not depend on the order of a set.
         self._pipes: list[_Pipe] = []
         self._apart: set[frozenset[str]] = set()
         self._healed = trio.lowlevel.ParkingLot()
@@ -55,7 +67,9 @@ class SimNetwork:
 
     def transport(self, host: str, node: NodeId | None = None) -> "SimTransport":
         """What `host` dials and listens with; `node` is who it is proved to be."""
-        return SimTransport(self, host, node)
+        transport = SimTransport(self, host, node)
+        self._alive.setdefault(host, []).append(transport)
+        return transport
 
     # -- faults -------------------------------------------------------------------------------
 
@@ -71,39 +85,79 @@ class SimNetwork:
         for pipe in self._pipes:
             pipe.changed.unpark_all()
 
-    def cut(self, one: str, other: str) -> int:
-        """Break the connections between two hosts, on both sides at once; returns how many."""
-        return self._break(lambda pipe: {pipe.source, pipe.target} == {one, other})
+    def cut(self, one: str, other: str, *, noticed_by: str | None = None) -> int:
+        """Break the connections between two hosts; returns how many.
 
-    def crash(self, host: str) -> int:
-        """Break all connections of a host and forget where it listens."""
-        for url, listener in sorted(self._listeners.items()):
+        Both sides notice at once, or only `noticed_by`: then the other side hears nothing more.
+        """
+        return self._break(lambda pipe: {pipe.source, pipe.target} == {one, other}, noticed_by)
+
+    def crash(self, host: str, *, noticed: bool = True) -> int:
+        """Break all connections of a host and forget where it listens.
+
+        `noticed`: its peers' connections are reset, as when a process dies; otherwise they hear
+        nothing more, as when a machine does.
+        """
+        for listener in list(self._listeners.values()):
             if listener.host == host:
                 listener.close()
-                self._listeners.pop(url, None)
-        return self._break(lambda pipe: host in (pipe.source, pipe.target))
+        chosen = host if not noticed else None
+        return self._break(lambda pipe: host in (pipe.source, pipe.target), chosen)
 
     def reaches(self, one: str, other: str) -> bool:
         """Whether bytes can go from one host to the other now."""
         return frozenset((one, other)) not in self._apart
 
-    def _break(self, chosen: Callable[["_Pipe"], bool]) -> int:
+    def slow(self, host: str, profile: LinkProfile | None) -> None:
+        """Give what goes from and to a host another latency; None: that of all again."""
+        if profile is None:
+            self._slow.pop(host, None)
+        else:
+            self._slow[host] = profile
+
+    def tamper(self, host: str, change: Callable[[bytes], bytes] | None) -> None:
+        """Let `change` see and alter every piece a host sends (keeping its length); None: stop."""
+        if change is None:
+            self._liars.pop(host, None)
+        else:
+            self._liars[host] = change
+
+    @property
+    def trace(self) -> str:
+        """A hash of everything sent so far: who to whom, when, what."""
+        return self._trace.hexdigest()
+
+    def _break(self, chosen: Callable[["_Pipe"], bool], noticed_by: str | None) -> int:
         broken = [pipe for pipe in self._pipes if chosen(pipe)]
         for pipe in broken:
-            pipe.break_off()
+            pipe.break_off(noticed_by)
+            self._pipes.remove(pipe)
         return len(broken) // 2
 
     # -- for the transport --------------------------------------------------------------------
 
-    def latency_s(self) -> float:
+    def latency_s(self, source: str, target: str) -> float:
         """The way of one piece, now."""
-        return self._dice.uniform(self.profile.latency_min_s, self.profile.latency_max_s)
+        profile = self._slow.get(source) or self._slow.get(target) or self.profile
+        return self._dice.uniform(profile.latency_min_s, profile.latency_max_s)
+
+    def sent(self, source: str, target: str, piece: bytes) -> bytes:
+        """Note a piece on its way; returns it as it will arrive."""
+        liar = self._liars.get(source)
+        if liar is not None:
+            told = liar(piece)
+            assert len(told) == len(piece), "a liar keeps the length"
+            piece = told
+        self._trace.update(f"{trio.current_time():.9f} {source} {target} {len(piece)} ".encode())
+        self._trace.update(piece)
+        self.bytes_sent += len(piece)
+        return piece
 
     def bind(self, listener: "SimListener") -> Address:
         """Register a listener; port 0 becomes a free one."""
         wanted = listener.address
         port = wanted.port or next(self._ports)
-        address = Address(scheme=SCHEME, host=listener.host, port=port)
+        address = Address(scheme=self.scheme, host=listener.host, port=port)
         if address.url in self._listeners:
             raise Unavailable(f"cannot listen at {address.url}: address already in use")
         self._listeners[address.url] = listener
@@ -116,17 +170,17 @@ class SimNetwork:
 
     async def dial(self, transport: "SimTransport", address: Address) -> "SimStream":
         """A connection from the transport's host. Hangs while the hosts are apart."""
-        await trio.sleep(self.latency_s())
+        await trio.sleep(self.latency_s(transport.host, address.host))
         while not self.reaches(transport.host, address.host):
             await self._healed.park()
+        transport.check()
         listener = self._listeners.get(address.url)
         if listener is None or len(listener.waiting) >= _BACKLOG:
             raise PeerUnreachable(f"cannot reach {address.url}: connection refused")
         there = _Pipe(self, transport.host, address.host)
         back = _Pipe(self, address.host, transport.host)
-        there.other, back.other = back, there
         self._pipes += (there, back)
-        far = SimStream(back, there, f"{SCHEME}://{transport.host}", transport.node)
+        far = SimStream(back, there, f"{self.scheme}://{transport.host}", transport.node)
         listener.waiting.append(far)
         listener.arrived.unpark_all()
         return SimStream(there, back, address.url, listener.node)
@@ -147,21 +201,26 @@ class _Pipe:
         self.pieces: deque[tuple[float, bytes]] = deque()  # when each arrives
         self.bytes = 0
         self.end_at: float | None = None  # when the sender's close arrives
-        self.broken = False
+        self.broken_for: frozenset[str] = frozenset()  # hosts whose use of it fails
+        self.reset = False  # the end is no good one
+        self.lost = False  # what is sent goes nowhere
         self.changed = trio.lowlevel.ParkingLot()
-        self.other: _Pipe | None = None
         self._last_s = 0.0
 
     def arrival_s(self) -> float:
         """When something sent now arrives: never before what was sent earlier."""
-        self._last_s = max(self._last_s, trio.current_time() + self.network.latency_s())
+        way_s = self.network.latency_s(self.source, self.target)
+        self._last_s = max(self._last_s, trio.current_time() + way_s)
         return self._last_s
 
     def push(self, data: memoryview) -> int:
         """Take what fits."""
         taken = min(len(data), self.network.profile.window_bytes - self.bytes)
-        if taken > 0:
-            self.pieces.append((self.arrival_s(), bytes(data[:taken])))
+        if taken > 0 and self.lost:
+            self.bytes += taken
+        elif taken > 0:
+            piece = self.network.sent(self.source, self.target, bytes(data[:taken]))
+            self.pieces.append((self.arrival_s(), piece))
             self.bytes += taken
             self.changed.unpark_all()
         return max(taken, 0)
@@ -188,9 +247,16 @@ class _Pipe:
             return None
         return self.pieces[0][0] if self.pieces else self.end_at
 
-    def break_off(self) -> None:
-        """Lose what is on its way, and fail both ends."""
-        self.broken = True
+    def break_off(self, noticed_by: str | None = None) -> None:
+        """Lose what is on its way, and fail both ends, or that of one host."""
+        both = frozenset((self.source, self.target))
+        self.broken_for |= both if noticed_by is None else {noticed_by}
+        self.end_at = None
+        self.drop()
+
+    def drop(self) -> None:
+        """Lose what is on its way, and all that will be sent."""
+        self.lost = True
         self.pieces.clear()
         self.bytes = 0
         self.changed.unpark_all()
@@ -223,11 +289,11 @@ class SimStream:
 
     async def handshake(self) -> None:
         """One latency, as a handshake costs."""
-        await trio.sleep(self._out.network.latency_s())
+        await trio.sleep(self._out.network.latency_s(self._out.source, self._out.target))
 
     def send_nowait(self, parts: deque[memoryview]) -> None:
         """Take from the front of `parts` what fits into the window."""
-        self._check(self._out)
+        self._check(self._out, self._out.source)
         while parts:
             taken = self._out.push(parts[0])
             if taken < len(parts[0]):
@@ -239,43 +305,51 @@ class SimStream:
         """Return when the window has room."""
         await trio.lowlevel.checkpoint()
         while True:
-            self._check(self._out)
+            self._check(self._out, self._out.source)
             if self._out.bytes < self._out.network.profile.window_bytes:
                 return
-            await self._out.changed.park()
+            await self._wait(self._out, self._into.next_arrival_s() if self._out.lost else None)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Fill `buffer` with what has arrived, waiting for at least one byte."""
         await trio.lowlevel.checkpoint()
         pipe = self._into
         while True:
-            self._check(pipe)
+            self._check(pipe, pipe.target)
             at_s = pipe.next_arrival_s()
-            if at_s is None:
-                await pipe.changed.park()
-                continue
-            if at_s > trio.current_time():
-                with trio.move_on_at(at_s):
-                    await pipe.changed.park()
-                continue
-            return pipe.pull(buffer)
+            if at_s is not None and at_s <= trio.current_time():
+                if not pipe.pieces and pipe.reset:
+                    raise PeerUnreachable(f"connection to {self._remote} was reset")
+                return pipe.pull(buffer)
+            await self._wait(pipe, at_s)
+
+    async def _wait(self, pipe: _Pipe, until_s: float | None) -> None:
+        with trio.move_on_at(math.inf if until_s is None else until_s):
+            await pipe.changed.park()
 
     def close(self) -> None:
         """Close both directions; what was sent still arrives."""
         if self._closed:
             return
         self._closed = True
-        self._out.end_at = self._out.arrival_s()
-        self._out.changed.unpark_all()
-        if self._into.pieces:
-            self._out.break_off()  # as TCP resets a connection closed with bytes unread
-        self._into.break_off()
+        if not self._out.lost:
+            self._out.end_at = self._out.arrival_s()
+            # As TCP resets a connection that is closed with bytes unread.
+            self._out.reset = bool(self._into.pieces)
+            self._out.changed.unpark_all()
+        self._into.drop()
         self._out.network.forget(self._into)
 
-    def _check(self, pipe: _Pipe) -> None:
+    def _ended(self) -> bool:
+        """Whether the peer's close has arrived: it takes nothing more."""
+        at_s = self._into.next_arrival_s()
+        return at_s is not None and not self._into.pieces and at_s <= trio.current_time()
+
+    def _check(self, pipe: _Pipe, host: str) -> None:
         if self._closed:
             raise PeerUnreachable(f"connection to {self._remote} is closed")
-        if pipe.broken:
+        gone = pipe is self._out and pipe.lost and self._ended()
+        if gone or host in pipe.broken_for:
             raise PeerUnreachable(f"connection to {self._remote} broke")
 
 
@@ -286,14 +360,22 @@ class SimTransport:
         self._network = network
         self.host = host
         self.node = node
+        self.dead = False  # the machine crashed: whoever still uses it is a ghost
+
+    def check(self) -> None:
+        """Fail if the host has crashed since this was made."""
+        if self.dead:
+            raise PeerUnreachable(f"{self.host} has crashed")
 
     async def connect(self, address: Address) -> SimStream:
         """Dial."""
+        self.check()
         return await self._network.dial(self, address)
 
     async def listen(self, address: Address) -> "SimListener":
         """Bind; the host must be this transport's own, or empty."""
         await trio.lowlevel.checkpoint()
+        self.check()
         if address.host not in ("", self.host):
             raise Unavailable(f"cannot listen at {address.url}: not an address of {self.host}")
         return SimListener(self._network, self, address)
