@@ -33,6 +33,7 @@ STORE_RESERVE_BYTES_MAX = 1 * GIB  # of the disk, left free for others: 5 %, at 
 STORE_RESERVE_DIVISOR = 20
 STORE_INDEX_CACHE_BYTES = 16 * MIB
 STORE_WAL_BYTES_MAX = 32 * MIB  # write-ahead log of the index before it is folded in
+STORE_WAL_KEPT_BYTES = 4 * MIB  # what stays of it after that, to be overwritten in place
 LOCATIONS_CACHED_MAX = 16_384  # digests whose place on disk is known without SQL: 4 GiB of blocks
 BAD_BLOCKS_MAX = 65_536  # blocks known to be corrupt on disk that `has` denies
 
@@ -46,7 +47,8 @@ UPLOAD_BYTES_MAX = 64 * MIB  # blocks stored here and on their way to other hold
 BLOCK_CACHE_BYTES_MAX = 32 * MIB  # decoded blocks kept in memory
 READ_AHEAD_BYTES_MAX = 8 * MIB  # fetched ahead of one sequential reader
 READ_AHEAD_BYTES_MIN = 512 * KIB  # the window it starts with
-NODE_CACHE_BYTES_MAX = 16 * MIB  # interior nodes of content trees kept in memory
+NODE_CACHE_BYTES_MAX = 16 * MIB  # interior nodes of content trees shared by many readers
+READER_NODES_BYTES_MAX = 1 * MIB  # those of a reader that shares none: of 6 GiB of file
 WRITER_BYTES_MAX = 4 * MIB  # gathered by one streaming writer before it is stored
 FETCHES_MAX = 96  # blocks being fetched at a time: 24 MiB of them at the default block size
 WAL_BYTES_MAX = 64 * MIB  # a write-ahead log is truncated to this when it restarts
