@@ -88,7 +88,7 @@ async def serve(
     *,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Mount `filesystem` and serve it until it is unmounted. Runs `filesystem.run` meanwhile.
+    """Mount `filesystem`, whose `run` is running, and serve it until it is unmounted.
 
     `ready` is called when the mount answers.
 
@@ -109,7 +109,6 @@ async def serve(
         filesystem.attach(invalidator, atime="noatime" not in options)
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(filesystem.run)
                 await nursery.start(_end_on_signal)
                 nursery.start_soon(_announce, mountpoint, ready)
                 await pyfuse3.main(min_tasks=1, max_tasks=TASKS_MAX)

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from dfsfs.base.types import ContentRef, DigestKind, InodeId
+from dfsfs.content import content_key
 from dfsfs.vfs.interface import Space
 
 
