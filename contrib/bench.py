@@ -250,11 +250,11 @@ def report(results: dict[str, dict[str, float]], scale: Scale) -> str:
         f"{'':34}" + "".join(f"{place:>24}" for place in places),
     ]
     for name, local in results["local"].items():
-        cells = [f"{local:>24.1f}"]
+        cells = [f"{local:>24.5g}"]
         for place in places[1:]:
             figure = results[place][name]
             ratio = local / figure if name.endswith(", s") else figure / local
-            cells.append(f"{figure:>16.1f} ({ratio:4.0%})")
+            cells.append(f"{figure:>16.5g} ({ratio:4.0%})")
         lines.append(f"{name:34}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
 

@@ -5,7 +5,9 @@ under TYPE_CHECKING: a floor that is only needed for types is still a floor that
 """
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -208,7 +210,7 @@ CALL_DOORS = (
     ),
     Door(
         frozenset({"trio.to_thread.run_sync"}),
-        ("runtime/world.py", "cli/", "testing/"),
+        ("runtime/world.py", "fuse/", "cli/", "testing/"),
         "World.run_blocking",
     ),
     Door(frozenset({"sys.exit", "os._exit", "os.fork"}), ("cli/", "testing/"), "an exception"),
@@ -334,6 +336,19 @@ def test_names_say_what_a_thing_is() -> None:
                 )
 
 
+def test_the_words_are_those_of_the_glossary() -> None:
+    other_words = re.compile(r"(^|_)(chunks?|blobs?|oplog|manifest|mutex|master|slave)($|_)", re.I)
+    for path in SOURCES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Name):
+                name = node.id
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = node.name
+            else:
+                continue
+            assert not other_words.search(name), f"{path}: {name}: see doc/glossary.md"
+
+
 def test_packages_list_what_they_offer() -> None:
     for path in sorted(PACKAGE.rglob("__init__.py")):
         tree = tree_of(path)
@@ -381,6 +396,15 @@ def test_decisions_have_a_number_of_their_own() -> None:
     numbers = [path.name[:4] for path in (ROOT / "doc" / "decisions").glob("*.md")]
     assert all(number.isdecimal() for number in numbers)
     assert len(numbers) == len(set(numbers))
+
+
+def test_shell_scripts_parse_and_stop_at_the_first_failure() -> None:
+    scripts = [*(ROOT / "contrib").glob("*.sh"), ROOT / ".ci" / "run"]
+    assert len(scripts) >= 4
+    for script in scripts:
+        assert os.access(script, os.X_OK), script
+        assert "\nset -euo pipefail\n" in script.read_text(), script
+        subprocess.run(["bash", "-n", script], check=True)
 
 
 def test_pyproject_names_every_third_party_package() -> None:

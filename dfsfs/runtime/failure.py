@@ -20,13 +20,16 @@ def failures_in(error: BaseException) -> list[BaseException]:
 @contextmanager
 def ungrouped() -> Iterator[None]:
     """Let a group of one failure out as that failure."""
-    failure: BaseException | None = None
     try:
         yield
     except BaseExceptionGroup as group:
         failures = failures_in(group)
         if len(failures) != 1:
             raise
-        failure = failures[0]
-    if failure is not None:
-        raise failure  # out here, where the group does not become its context
+        failure, context = failures[0], failures[0].__context__
+        try:
+            raise failure
+        finally:
+            # The group became its context; a failure that contains itself is no help to a reader.
+            failure.__context__ = context
+            del failure, failures, context
