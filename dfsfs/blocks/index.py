@@ -22,6 +22,7 @@ from dfsfs.base.errors import Corrupt
 from dfsfs.base.limits import (
     LOCATIONS_CACHED_MAX,
     STORE_INDEX_CACHE_BYTES,
+    STORE_WAL_KEPT_BYTES,
 )
 from dfsfs.base.types import Buffer, Digest
 from dfsfs.runtime import Database
@@ -65,6 +66,8 @@ class Index:
         self._database = Database(
             path, schema=schema, version=VERSION, cache_bytes=STORE_INDEX_CACHE_BYTES
         )
+        # Overwriting the log in place makes flushes cheap; more of it than this is returned.
+        self._database.execute(f"PRAGMA journal_size_limit={STORE_WAL_KEPT_BYTES}")
         self._path = path
         self._distrusted = False
         self._locations: dict[Digest, Location] = {}  # hot ones, oldest first
@@ -209,6 +212,11 @@ class Index:
     def fold(self) -> None:
         """Fold the write-ahead log into the database. Blocks."""
         self._database.checkpoint()
+
+    def touch(self) -> None:
+        """Write something, so that a log that was folded begins anew and gives back its space."""
+        with self._transaction():
+            self._write_row(self.segments[SMALL])
 
     def close(self) -> None:
         """Close the database."""

@@ -42,6 +42,7 @@ from dfsfs.base.limits import (
     STORE_RESERVE_BYTES_MAX,
     STORE_RESERVE_DIVISOR,
     STORE_WAL_BYTES_MAX,
+    STORE_WAL_KEPT_BYTES,
 )
 from dfsfs.base.types import Buffer, Digest, digest_matches, digest_text
 from dfsfs.blocks.batching import Batcher
@@ -236,7 +237,7 @@ class SegmentStore:
 
     async def _put_small(self, digest: Digest, data: Buffer) -> bool:
         if len(data) > self._room():
-            await self._reclaim()
+            await self._make_room()
             if len(data) > self._room():
                 raise self._full()
         if self._index.find(digest) is not None and digest not in self._bad:
@@ -250,7 +251,7 @@ class SegmentStore:
     async def _append(self, arrivals: list[_Arrival]) -> Sequence[bool | DfsError]:
         """Append what is new of a batch: one write, one commit."""
         if sum(len(arrival.data) for arrival in arrivals) > self._room():
-            await self._reclaim()
+            await self._make_room()
         if self._index.indexed(self._active) >= SEGMENT_BYTES:
             await self._next_segment()
         segment = self._active
@@ -376,6 +377,13 @@ class SegmentStore:
             self._index.reclaimed(garbage, empty)
         finally:
             self._reclaiming = False
+
+    async def _make_room(self) -> None:
+        """Give back what can be given back at once."""
+        await self._reclaim()
+        if self._index.log_bytes() > STORE_WAL_KEPT_BYTES:
+            await self._fold()
+            self._index.touch()
 
     def _used(self) -> int:
         return self._index.bytes + self._index.blocks * HEADER_BYTES + self._index.garbage_bytes

@@ -13,7 +13,12 @@ from bisect import bisect_left
 from collections.abc import Mapping
 
 from dfsfs.base.errors import Corrupt, Invalid
-from dfsfs.base.limits import BLOCK_SHIFT_DEFAULT, BLOCK_SHIFT_MIN, TREE_FANOUT
+from dfsfs.base.limits import (
+    BLOCK_SHIFT_DEFAULT,
+    BLOCK_SHIFT_MIN,
+    READER_NODES_BYTES_MAX,
+    TREE_FANOUT,
+)
 from dfsfs.base.types import EMPTY_CONTENT, ContentRef
 from dfsfs.blocks import BlockSource, Upload
 from dfsfs.content.nodes import NodeCache, load_node, root_of
@@ -50,7 +55,9 @@ async def patch(
     if base.inline is not None:
         inlined = await _leaves_of_inline(upload, base.inline[:size], shape)
         base, changes = ContentRef(size=base.size, shift=shift), inlined | changes
-    work = _Patch(source, upload, NodeCache() if nodes is None else nodes, shape, base, size)
+    work = _Patch(
+        source, upload, nodes or NodeCache(bytes_max=READER_NODES_BYTES_MAX), shape, base, size
+    )
     root = await work.run(changes)
     if root is None:
         return ContentRef(size=size, shift=shift)

@@ -17,6 +17,7 @@ from dfsfs.base.limits import (
     BLOCK_SHIFT_MIN,
     READ_AHEAD_BYTES_MAX,
     READ_AHEAD_BYTES_MIN,
+    READER_NODES_BYTES_MAX,
     TREE_FANOUT,
 )
 from dfsfs.base.types import Buffer, ContentRef, Digest
@@ -47,7 +48,7 @@ class ContentReader:
         """
         self.ref = ref
         self._source = source
-        self._nodes = NodeCache() if nodes is None else nodes
+        self._nodes = NodeCache(bytes_max=READER_NODES_BYTES_MAX) if nodes is None else nodes
         self._shape = shape_of(ref, fanout=fanout, shift_min=shift_min)
         self._shift = ref.shift
         self._root = root_of(ref)
@@ -56,7 +57,7 @@ class ContentReader:
         self._near_first = 0
         self._sequential_end = 0  # where the next read of a sequence would start
         self._window = 0  # bytes read ahead; 0: not in a sequence
-        self._announced = 0  # bytes before here were announced to the source
+        self._announced = 0  # leaves before this one were announced to the source
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -235,13 +236,14 @@ class ContentReader:
         if end <= self._sequential_end:
             return
         self._sequential_end = end
-        if end + self._window // 2 < self._announced:
+        if end + self._window // 2 < self._announced << self._shift:
             return  # enough is on its way
         self._window = min(max(self._window * 2, READ_AHEAD_BYTES_MIN), READ_AHEAD_BYTES_MAX)
-        start = max(end, self._announced)
-        self._announced = min(end + self._window, self.ref.size)
-        if start < self._announced:
-            self._announce(start >> self._shift, (self._announced - 1) >> self._shift)
+        first = max((end - 1 >> self._shift) + 1, self._announced)
+        last = min(end + self._window, self.ref.size) - 1 >> self._shift
+        if first <= last:
+            self._announced = last + 1
+            self._announce(first, last)
 
     def _announce(self, first: int, last: int) -> None:
         """Tell the source about leaves, or the nodes that are missing on the way to them."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dfsfs.base.limits import BLOCK_SHIFT_MIN, TREE_FANOUT
+from dfsfs.base.limits import BLOCK_SHIFT_MIN, READER_NODES_BYTES_MAX, TREE_FANOUT
 from dfsfs.base.types import ContentRef, Digest
 from dfsfs.blocks import BlockSource
 from dfsfs.content.nodes import NodeCache, load_node, root_of
@@ -40,7 +40,7 @@ async def walk(
     """
     shape = shape_of(ref, fanout=fanout, shift_min=shift_min)
     root = root_of(ref)
-    cache = NodeCache() if nodes is None else nodes
+    cache = nodes or NodeCache(bytes_max=READER_NODES_BYTES_MAX)
     start = 0 if after is None else after + 1
     digests: list[Digest] = []
 
