@@ -108,8 +108,8 @@ class Endpoint:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be reachable until cancelled; then say goodbye to every peer."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+        async with trio.open_nursery() as outer:
+            self._nursery = await outer.start(_shielded_nursery)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -118,6 +118,7 @@ class Endpoint:
                     listener.close()
                 with trio.CancelScope(shield=True):
                     await self._close_sessions()
+                self._nursery.cancel_scope.cancel()
 
     async def _close_sessions(self) -> None:
         # Bounded: a session gives its peer `GOODBYE_TIMEOUT_S`.
@@ -151,10 +152,12 @@ class Endpoint:
         """
         address = Address.parse(url)
         transport = transport_of(self._transports, address)
+        stream = None
         with trio.move_on_after(DIAL_TIMEOUT_S):
             stream = await transport.connect(address)
-            return await self._greet(stream, dialled=True, expect=expect)
-        raise DeadlineExceeded(f"{address.url} does not answer within {DIAL_TIMEOUT_S:g} s")
+        if stream is None:
+            raise DeadlineExceeded(f"{address.url} does not answer within {DIAL_TIMEOUT_S:g} s")
+        return await self._greet(stream, dialled=True, expect=expect)
 
     async def _accept(self, listener: Listener) -> None:
         while True:
@@ -310,3 +313,11 @@ class Endpoint:
         if self._nursery is None:
             raise LocalProtocolError("the endpoint is not running")
         return self._nursery
+
+
+async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """A nursery that is ended by its user alone: sessions outlive a cancellation by a goodbye."""
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.shield = True
+        task_status.started(nursery)
+        await trio.sleep_forever()
