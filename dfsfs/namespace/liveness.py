@@ -30,16 +30,16 @@ from dfsfs.namespace.working import (
 
 def settle_liveness(work: WorkingSet) -> None:
     """Bring `live` of links and `children`, `explicit`, `writer` of inodes up to date."""
-    by_inode: dict[InodeId, list[LinkState]] = {}
+    for inode in work.arrived:  # links that came before their inode count from now on
+        for link in _links_of(work, inode):
+            work.link(link)
+            work.touched[link] = None
+    by_inode: dict[InodeId, list[LinkState]] = {inode: [] for inode in work.arrived}
+    for inode in work.written:
+        by_inode[inode] = []
     for link in work.touched:
         state = work.links[link]
         by_inode.setdefault(state.inode, []).append(state)
-    for inode in work.written:
-        by_inode.setdefault(inode, [])
-    for inode in work.arrived:  # links that came before their inode count from now on
-        known = [work.link(link) for link in _links_of(work, inode)]
-        links = by_inode.setdefault(inode, [])
-        links += [state for state in known if state is not None and state not in links]
     directories: list[InodeId] = []
     for inode, links in by_inode.items():
         line = work.inode(inode)

@@ -67,6 +67,8 @@ def _settle_place(work: WorkingSet, state: LinkState) -> None:
         work.flush_link(state)
         return
     if before is not None:
+        if state.role == LOSER:
+            work.aliases[before[0]] = None
         _uncount(work, state)
         work.slots[before] = None
         work.entries[before] = None

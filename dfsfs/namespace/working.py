@@ -317,9 +317,10 @@ class WorkingSet:
                 self.database.execute(_UPDATE_INODE, (*now, state.inode))
             state.stored = now
             self.attributes[state.inode] = None
-            if state.is_directory:
+            if state.is_directory or state.kind == UNKNOWN_KIND:
                 continue
-            was_shown, was_size = (stored[17], stored[21]) if stored else (0, 0)
+            was_known = stored is not None and stored[0] != UNKNOWN_KIND
+            was_shown, was_size = (stored[17], stored[21]) if stored and was_known else (0, 0)
             irregular.files += bool(state.nlink) - bool(was_shown)
             irregular.bytes += (state.size if state.nlink else 0) - (was_size if was_shown else 0)  # type: ignore[operator]  # a line of SQL
 

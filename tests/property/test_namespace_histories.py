@@ -1,0 +1,436 @@
+"""Random histories of several replicas: partitions, skewed clocks, any order of exchange, restarts.
+
+After every step the tree of the replica that did something equals the tree the reference model makes
+of its rows, and `check` finds nothing. Every verb has exactly its POSIX effect on the tree its caller
+saw. In the end, when all have everything, all trees are equal and nothing written is lost.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dfsfs.base.errors import DfsError
+from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId, Origin
+from dfsfs.crdt import HybridClock
+from dfsfs.namespace import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    AttributeChanges,
+    Inode,
+    Namespace,
+    Totals,
+)
+from dfsfs.namespace.rows import Row, decode_snapshot
+from dfsfs.runtime import Database
+from tests.namespace_model import View
+
+NAMES = [b"a", b"b", b"c.txt", b"d", b"e"]
+Tree = dict[bytes, tuple[object, ...]]
+WEIGHTS = {
+    "mixed": [6, 6, 8, 4, 3, 9, 3, 2, 1, 1, 2],
+    "directories": [1, 8, 1, 0, 2, 25, 0, 0, 0, 2, 0],
+    "contents": [4, 1, 14, 4, 1, 7, 4, 1, 0, 1, 2],
+}
+VERBS = [
+    "create", "mkdir", "write", "unlink", "rmdir", "rename", "link", "set_attributes", "symlink",
+    "exchange", "set_xattr",
+]  # fmt: skip
+
+
+def node_name(origin: Origin) -> str:
+    return f"n{origin}"
+
+
+class Clock:
+    """Wall clocks of a world, each off by something."""
+
+    def __init__(self, world: "World", skew_us: int) -> None:
+        self._world = world
+        self._skew_us = skew_us
+
+    def wall_ns(self) -> int:
+        return (self._world.now_us + self._skew_us) * 1000
+
+
+class World:
+    """Time."""
+
+    now_us = 1_000_000_000_000_000
+
+
+class Replica:
+    """A namespace and the oracle's view of its rows."""
+
+    def __init__(self, origin: int, world: World, skew_us: int, path: Path | None) -> None:
+        self.origin = Origin(origin)
+        self._clock = Clock(world, skew_us)
+        self._path = path
+        self._database = self._open()
+        self.namespace = self._start()
+
+    def _open(self) -> Database:
+        return Database(self._path, schema=SCHEMA, version=SCHEMA_VERSION, cache_bytes=1 << 20)
+
+    def _start(self) -> Namespace:
+        return Namespace(
+            self._database,
+            origin=self.origin,
+            clock=HybridClock(self._clock),
+            node_name=node_name,
+        )
+
+    def restart(self) -> None:
+        if self._path is not None:
+            self._database.close()
+            self._database = self._open()
+        self.namespace = self._start()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def rows(self) -> list[Row]:
+        rows: list[Row] = []
+        cursor = None
+        while True:
+            page = self.namespace.snapshot(cursor, bytes_max=20_000)
+            rows += decode_snapshot(page.rows)
+            cursor = page.next
+            if cursor is None:
+                return rows
+
+    def view(self) -> View:
+        return View(self.rows(), node_name)
+
+    def tree(self) -> Tree:
+        """The whole tree by the public interface, in the terms of the model."""
+        shown: Tree = {}
+        work = [(ROOT_INODE, b"")]
+        while work:
+            directory, path = work.pop()
+            entries = self.namespace.list(directory, None, 10_000)
+            assert [entry.name for entry in entries] == [
+                name for name, _, _ in self.namespace.names(directory)
+            ]
+            assert self.namespace.has_children(directory) == bool(entries)
+            for entry in entries:
+                inode = entry.inode
+                here = path + b"/" + entry.name
+                assert self.namespace.lookup(directory, entry.name) == inode
+                assert self.namespace.get(inode.inode) == inode
+                shown[here] = stat(inode)
+                if inode.kind == FileKind.DIRECTORY:
+                    assert self.namespace.parent(inode.inode) == directory
+                    assert self.namespace.path(inode.inode) == here[1:]
+                    work.append((inode.inode, here))
+        return shown
+
+    def check(self) -> Tree:
+        """Compare with the oracle."""
+        view = self.view()
+        wanted, found = view.tree(), self.tree()
+        copies = {path for path, what in wanted.items() if len(what) == 5}
+        for path in copies & found.keys():
+            found[path] = found[path][:5]
+        assert found == wanted, "\n".join(
+            f"  {path!r}: {found.get(path)} instead of {wanted.get(path)}"
+            for path in sorted(wanted.keys() | found.keys())
+            if found.get(path) != wanted.get(path)
+        )
+        assert self.namespace.totals() == totals(view)
+        assert self.namespace.check() == []
+        return found
+
+
+def totals(view: View) -> Totals:
+    sizes = {}
+    for inode, node in view.nodes.items():
+        if view.nlink[inode] and node.kind != FileKind.DIRECTORY:
+            found = view.siblings.get(inode, [])
+            regular = node.kind == FileKind.REGULAR and found
+            sizes[inode] = found[0].content.size if regular else 0
+    shown = {
+        entry.inode
+        for entries in view.directories.values()
+        for entry in entries.values()
+        if entry.kind == FileKind.DIRECTORY
+    }
+    return Totals(len(sizes), 1 + len(shown), sum(sizes.values()))
+
+
+def stat(inode: Inode) -> tuple[object, ...]:
+    return (
+        inode.kind,
+        inode.inode,
+        inode.nlink,
+        inode.content,
+        inode.target,
+        (inode.mode, inode.uid, inode.gid),
+        inode.mtime_ns,
+        inode.ctime_ns,
+    )
+
+
+def plain(tree: Tree) -> dict[bytes, tuple[object, ...]]:
+    """What a POSIX effect is stated in: kind, bytes, target."""
+    return {path: (what[0], what[3], what[4]) for path, what in tree.items()}
+
+
+def expected(before: Tree, verb: str, paths: list[bytes], new: tuple[object, ...]) -> Tree:
+    """The tree after a verb, by POSIX."""
+    tree = dict(plain(before))
+    if verb in ("create", "mkdir", "symlink"):
+        tree[paths[0]] = new
+    elif verb in ("unlink", "rmdir"):
+        del tree[paths[0]]
+    elif verb == "link":
+        tree[paths[1]] = tree[paths[0]]
+    elif verb == "write":
+        inode = before[paths[0]][1]
+        for path, what in before.items():
+            if what[1] == inode and what[0] == FileKind.REGULAR:
+                tree[path] = new
+    elif verb in ("rename", "exchange") and before.get(paths[1], (0, 0))[1] != before[paths[0]][1]:
+        ours = _take(tree, paths[0])
+        theirs = _take(tree, paths[1])
+        tree.update({paths[1] + rest: what for rest, what in ours.items()})
+        if verb == "exchange":
+            tree.update({paths[0] + rest: what for rest, what in theirs.items()})
+    return tree
+
+
+def _take(tree: Tree, top: bytes) -> Tree:
+    taken = {
+        path[len(top) :]: what
+        for path, what in tree.items()
+        if path == top or path.startswith(top + b"/")
+    }
+    for rest in taken:
+        del tree[top + rest]
+    return taken
+
+
+class History:
+    """One random run."""
+
+    def __init__(self, seed: int, tmp_path: Path | None = None) -> None:
+        self.random = random.Random(seed)
+        self.world = World()
+        skews = [0, 0, -500_000, 500_000, 3_000_000]
+        self.replicas = [
+            Replica(
+                origin,
+                self.world,
+                self.random.choice(skews),
+                None if tmp_path is None else tmp_path / f"{seed}-{origin}.db",
+            )
+            for origin in range(1, self.random.randint(3, 6))
+        ]
+        self.weights = WEIGHTS[self.random.choice(sorted(WEIGHTS))]
+        self.sync_share = self.random.choice([0.15, 0.25, 0.35])
+        self.written = 0
+        self.owed: set[ContentRef] = set()  # contents whose loss nobody has chosen
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.world.now_us += self.random.randrange(1, 900_000)
+            replica = self.random.choice(self.replicas)
+            dice = self.random.random()
+            if dice < self.sync_share:
+                self.exchange(replica, self.random.choice(self.replicas))
+            elif dice < self.sync_share + 0.02:
+                replica.restart()
+                replica.check()
+            else:
+                self.step(replica)
+        self.converge()
+
+    # -- exchange -----------------------------------------------------------------------------
+
+    def exchange(self, to: Replica, source: Replica, *, everything: bool = False) -> None:
+        """Some batches, of some origins, in some order, some twice."""
+        if to is source:
+            return
+        while True:
+            have = to.namespace.have()
+            batches = []
+            for origin in self.random.sample(sorted(source.namespace.have()), len(source.namespace.have())):
+                batch = source.namespace.feed(
+                    origin, have.get(origin, 0), bytes_max=self.random.choice([1, 300, 100_000])
+                )
+                if batch is not None:
+                    batches.append(batch)
+            if not batches:
+                return
+            if not everything:
+                batches = batches[: self.random.randint(1, len(batches))]
+                batches += batches[: self.random.randint(0, 1)]
+            to.namespace.apply(batches)
+            to.check()
+            if not everything and self.random.random() < 0.3:
+                return
+
+    def converge(self) -> None:
+        for to in self.replicas * 2:
+            for source in self.replicas:
+                self.exchange(to, source, everything=True)
+        trees = [replica.check() for replica in self.replicas]
+        rows = [sorted(map(repr, replica.rows())) for replica in self.replicas]
+        assert all(others == rows[0] for others in rows)
+        assert all(tree == trees[0] for tree in trees)
+        shown = {what[3] for what in trees[0].values()}
+        assert not self.owed - shown, "lost"
+        self.load_newcomer(trees[0])
+
+    def load_newcomer(self, tree: Tree) -> None:
+        """A replica made from a snapshot shows the same."""
+        source = self.replicas[0]
+        newcomer = Replica(77, self.world, 0, None)
+        have = source.namespace.have()
+        cursor = None
+        while True:
+            page = source.namespace.snapshot(cursor, bytes_max=self.random.choice([500, 5000]))
+            newcomer.namespace.load(page)
+            cursor = page.next
+            if cursor is None:
+                break
+        newcomer.namespace.finish_load(have)
+        assert newcomer.check() == tree
+        assert newcomer.namespace.have() == have
+        newcomer.close()
+
+    # -- verbs --------------------------------------------------------------------------------
+
+    def step(self, replica: Replica) -> None:
+        before = replica.tree()
+        paths = sorted(before)
+        directories = [b""] + [path for path in paths if before[path][0] == FileKind.DIRECTORY]
+
+        def new_path() -> bytes:
+            return self.random.choice(directories) + b"/" + self.random.choice(NAMES)
+
+        def any_path() -> bytes:
+            return self.random.choice(paths) if paths and self.random.random() < 0.9 else new_path()
+
+        verb = self.random.choices(VERBS, self.weights)[0]
+        self.written += 1
+        unique = self.random.random() < 0.85
+        data = b"u%d" % self.written if unique else self.random.choice([b"same", b"equal", b""])
+        content = ContentRef(len(data), None, data)
+        new: tuple[object, ...] = (FileKind.REGULAR, ContentRef(0), b"")
+        if verb in ("create", "mkdir", "symlink"):
+            chosen = [new_path()]
+            if verb == "mkdir":
+                new = (FileKind.DIRECTORY, ContentRef(0), b"")
+            elif verb == "symlink":
+                new = (FileKind.SYMLINK, ContentRef(0), self.random.choice([b"x", b"y"]))
+        elif verb in ("link", "rename", "exchange"):
+            chosen = [any_path(), new_path() if self.random.random() < 0.7 else any_path()]
+        else:
+            chosen = [any_path()]
+            new = (FileKind.REGULAR, content, b"")
+        try:
+            self.act(replica.namespace, verb, chosen, new)
+        except DfsError:
+            assert replica.tree() == before
+            return
+        after = replica.check()
+        assert plain(after) == expected(before, verb, chosen, new), (verb, chosen)
+        self._account(before, after)
+
+    def _account(self, before: Tree, after: Tree) -> None:
+        """Contents that a verb showed to its caller and took away are gone by intent."""
+        places: list[dict[object, set[object]]] = [{}, {}]
+        for tree, place in zip((before, after), places, strict=True):
+            for what in tree.values():
+                if what[0] == FileKind.REGULAR:
+                    place.setdefault(what[3], set()).add(what[1])
+        for content, inodes in places[0].items():
+            if len(inodes) > len(places[1].get(content, ())):
+                self.owed.discard(content)  # type: ignore[arg-type]
+        self.owed |= {
+            content
+            for content in places[1]
+            if isinstance(content, ContentRef)
+            and (content.inline or b"").startswith(b"u")
+            and content not in places[0]
+        }
+
+    def act(
+        self, namespace: Namespace, verb: str, paths: list[bytes], new: tuple[object, ...]
+    ) -> None:
+        parent, name = resolve_parent(namespace, paths[0])
+        if verb in ("create", "mkdir", "symlink"):
+            namespace.create(
+                parent,
+                name,
+                kind=FileKind(new[0]),  # type: ignore[arg-type]
+                mode=0o644,
+                uid=self.random.randrange(3),
+                gid=0,
+                target=new[2],  # type: ignore[arg-type]
+            )
+        elif verb == "write":
+            inode = namespace.lookup(parent, name).inode
+            namespace.write(inode, new[1], mtime_ns=self.random.randrange(1 << 50))  # type: ignore[arg-type]
+        elif verb == "unlink":
+            removed = namespace.unlink(parent, name)
+            assert removed.nlink == namespace.get(removed.inode).nlink
+        elif verb == "rmdir":
+            assert namespace.rmdir(parent, name).nlink == 0
+        elif verb == "set_attributes":
+            changes = self.random.choice(
+                [AttributeChanges(mode=0o600), AttributeChanges(uid=7), AttributeChanges(mtime_ns=9)]
+            )
+            namespace.set_attributes(namespace.lookup(parent, name).inode, changes)
+        elif verb == "set_xattr":
+            inode = namespace.lookup(parent, name).inode
+            namespace.set_xattr(inode, b"user.x", b"%d" % self.written)
+            assert namespace.get_xattr(inode, b"user.x") == b"%d" % self.written
+            assert namespace.list_xattrs(inode) == [b"user.x"]
+        else:
+            new_parent, new_name = resolve_parent(namespace, paths[1])
+            if verb == "link":
+                namespace.link(namespace.lookup(parent, name).inode, new_parent, new_name)
+            else:
+                namespace.rename(
+                    parent, name, new_parent, new_name, exchange=verb == "exchange"
+                )
+
+
+def resolve_parent(namespace: Namespace, path: bytes) -> tuple[InodeId, bytes]:
+    *parts, name = path[1:].split(b"/")
+    inode = ROOT_INODE
+    for part in parts:
+        inode = namespace.lookup(inode, part).inode
+    return inode, name
+
+
+def run(seed: int, steps: int, tmp_path: Path | None = None) -> History:
+    history = History(seed, tmp_path)
+    history.run(steps)
+    for replica in history.replicas:
+        replica.close()
+    return history
+
+
+@settings(
+    max_examples=int(os.environ.get("NAMESPACE_EXAMPLES", "25")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(seed=st.integers(0, 1 << 40))
+def test_histories_converge_and_match_the_model(seed: int) -> None:
+    run(seed, 40)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_known_histories(seed: int) -> None:
+    run(seed, 60)
+
+
+def test_histories_on_disk_survive_restarts(tmp_path: Path) -> None:
+    run(4711, 60, tmp_path)
