@@ -22,6 +22,7 @@ from dfsfs.base.errors import (
     DfsError,
     Exists,
     Invalid,
+    NameTooLong,
     NoAttribute,
     NotDirectory,
     NotFound,
@@ -141,6 +142,8 @@ class Filesystem:
             return self.getattr(parent)
         if name == b"..":
             return self.getattr(self._namespace.parent(parent))
+        if len(name) > NAME_BYTES_MAX:  # the kernel passes on what it is given
+            raise NameTooLong(f"a name of {len(name)} bytes")
         return self._files.overlay(self._namespace.lookup(parent, name))
 
     def getattr(self, inode: InodeId) -> Inode:

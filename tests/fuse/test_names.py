@@ -169,7 +169,7 @@ def test_rename_of_directories(directory: Path) -> None:
     target = directory / "target"
     target.mkdir()
     (two / "inner").rename(target / "moved")
-    assert (target / "moved" / ".." ).resolve() == target.resolve()
+    assert (target / "moved" / "..").resolve() == target.resolve()
     assert os.stat(target / "moved" / "..").st_ino == target.stat().st_ino
 
 
