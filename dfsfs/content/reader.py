@@ -26,6 +26,7 @@ from dfsfs.blocks import BlockSource
 from dfsfs.content.nodes import NodeCache, load_node, load_node_nowait, root_of
 from dfsfs.content.tree import Leaf, Node, shape_of
 
+_NEAR_NODES_MAX = 64
 _NEAR_BYTES = MIB  # the largest request of the kernel: reads this far apart are still in sequence
 
 
@@ -53,8 +54,7 @@ class ContentReader:
         self._shift = ref.shift
         self._root = root_of(ref)
         self._depth = self._shape.depth(ref.size)
-        self._near: Node | None = None  # the level 1 node used last, and its first leaf
-        self._near_first = 0
+        self._near: dict[int, Node] = {}  # nodes above leaves, checked, by first leaf // fanout
         self._sequential_end = 0  # where the next read of a sequence would start
         self._window = 0  # bytes read ahead; 0: not in a sequence
         self._announced = 0  # leaves before this one were announced to the source
@@ -136,9 +136,10 @@ class ContentReader:
 
     def _leaf_nowait(self, index: int) -> tuple[bool, Leaf | None]:
         """(True, leaf or hole), or (False, None) if a node on the way is not at hand."""
-        near = self._near
-        if near is not None and 0 <= index - self._near_first < self._shape.fanout:
-            leaf = near.child(index - self._near_first)
+        fanout = self._shape.fanout
+        near = self._near.get(index // fanout)
+        if near is not None:
+            leaf = near.child(index % fanout)
             self._check_leaf(index, leaf)
             return True, leaf
         below, first = self._root, 0
@@ -168,15 +169,17 @@ class ContentReader:
         shift, width = self._shift, self._shape.leaves_below(level - 1)
         node.check(self._shape, level=level, size=self.ref.size - (first << shift), stored=stored)
         if level == 1:
-            self._near, self._near_first = node, first
+            if len(self._near) >= _NEAR_NODES_MAX:
+                del self._near[next(iter(self._near))]
+            self._near[first // self._shape.fanout] = node
         place = (index - first) // width
         return node.child(place), first + place * width
 
     def _check_leaf(self, index: int, leaf: Leaf | None) -> None:
         if leaf is not None:
-            room = min(1 << self._shift, self.ref.size - (index << self._shift))
-            if leaf.stored > room:
-                raise Corrupt(f"a leaf of {leaf.stored} bytes where {room} fit")
+            start = index << self._shift
+            if leaf.stored > 1 << self._shift or start + leaf.stored > self.ref.size:
+                raise Corrupt(f"a leaf of {leaf.stored} bytes does not fit at {start}")
 
     # -- holes ----------------------------------------------------------------------------------
 
