@@ -463,6 +463,8 @@ class Session:
                 self._reply(stream, reply)
         except Exception as error:
             self._fail(stream, method, error)
+        except BaseExceptionGroup as group:
+            self._fail_cancelled(stream, method, group)
         finally:
             self._inbound_bytes -= size
             del self._running[stream]
@@ -495,6 +497,14 @@ class Session:
         if head:
             self.outbox.put(stream, head)
 
+    def _fail_cancelled(self, stream: int, method: str, group: BaseExceptionGroup[Any]) -> None:
+        """A nursery of a handler failed while it was cancelled: answer, and stay cancelled."""
+        failed, cancelled = group.split(Exception)
+        if failed is not None:
+            self._fail(stream, method, failed)
+        if cancelled is not None:
+            raise cancelled
+
     # -- message streams ----------------------------------------------------------------------
 
     def _on_open(self, event: Open) -> None:
@@ -524,6 +534,8 @@ class Session:
                     self.outbox.put(stream_id, head)
         except Exception as error:
             self._fail(stream_id, stream.method, error)
+        except BaseExceptionGroup as group:
+            self._fail_cancelled(stream_id, stream.method, group)
         finally:
             self._streams.pop(stream_id, None)
             del self._running[stream_id]
