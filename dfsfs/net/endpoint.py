@@ -13,7 +13,6 @@ down alternate for each peer.
 """
 
 import logging
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +71,7 @@ class Endpoint:
         self.network_id = network
         self._transports = transports
         self._hello_fields = hello
-        self._instance = secrets.token_bytes(_INSTANCE_BYTES)
+        self._instance = world.random.randbytes(_INSTANCE_BYTES)
         self._handlers = Handlers()
         self._up: list[Callable[[Session], None]] = []
         self._down: list[Callable[[Session], None]] = []
