@@ -105,7 +105,7 @@ CREATE TABLE content(
   dot_time INTEGER NOT NULL,     -- stamp under which this content was first written
   dot_origin INTEGER NOT NULL,
   PRIMARY KEY(inode, writer)
-) WITHOUT ROWID;
+);
 CREATE INDEX content_stamp ON content(writer, time);
 
 -- Attribute rows. `field` is a number of rows.Field, or the name of an extended attribute (BLOB).
