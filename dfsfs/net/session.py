@@ -369,10 +369,13 @@ class Session:
             try:
                 await self.outbox.finish(self.connection.send_goodbye(*self._goodbye))
                 # Closing with unread bytes in the socket would reset the connection, and the
-                # goodbye with it: read until the peer has closed.
-                rest = memoryview(bytearray(64 * 1024))
-                while await self._stream.receive_into(rest):
-                    pass
+                # goodbye with it: read until the peer has
+                # closed, or says goodbye itself.
+                while count := await self._stream.receive_into(self.connection.buffer()):
+                    self.connection.received(count)
+                    while (event := self.connection.next_event()) is not None:
+                        if isinstance(event, Goodbye):
+                            return
             except DfsError:
                 pass  # the peer is gone without waiting for it
 

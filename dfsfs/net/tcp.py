@@ -74,6 +74,7 @@ class SocketStream:
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Fill `buffer` from its start with what is here, waiting for at least one byte."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             count = self._sock.recv_into(buffer)
         except _NOT_NOW:
@@ -81,7 +82,8 @@ class SocketStream:
         except OSError as error:
             raise self._broken(error) from error
         else:
-            await trio.lowlevel.checkpoint()
+            # Shielded: a cancellation here would lose the bytes.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return count
         while True:
             await self._wait_readable()

@@ -203,9 +203,11 @@ class TlsStream(SocketStream):
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Fill `buffer` from its start with what is here, waiting for at least one byte."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         count = self._read(buffer)
         if count >= 0:
-            await trio.lowlevel.checkpoint()
+            # Shielded: a cancellation here would lose the bytes.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return count
         while count < 0:
             await self._wait_readable()

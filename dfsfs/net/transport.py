@@ -59,7 +59,8 @@ class Stream(Protocol):
     async def receive_into(self, buffer: memoryview) -> int:
         """Fill `buffer` from its start with what is here, waiting for at least one byte.
 
-        Returns 0 when the other side has closed in good order. Always a checkpoint.
+        Returns 0 when the other side has closed in good order. Always a checkpoint; cancelled, it
+        has taken nothing.
         """
         ...
 

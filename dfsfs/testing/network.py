@@ -93,11 +93,13 @@ class SimNetwork:
         return self._break(lambda pipe: {pipe.source, pipe.target} == {one, other}, noticed_by)
 
     def crash(self, host: str, *, noticed: bool = True) -> int:
-        """Break all connections of a host and forget where it listens.
+        """Break all connections of a host, which loses its listeners and its transports.
 
         `noticed`: its peers' connections are reset, as when a process dies; otherwise they hear
         nothing more, as when a machine does.
         """
+        for transport in self._alive.pop(host, []):
+            transport.dead = True
         for listener in list(self._listeners.values()):
             if listener.host == host:
                 listener.close()
