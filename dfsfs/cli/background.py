@@ -155,7 +155,8 @@ def _serve_as_child(serve: Serve, log_path: Path, pipe: int, *, verbose: bool) -
         serve(ready=ready)
     except DfsError as error:
         status = exit_status(error)
-        logging.getLogger(__name__).error("%s", error)
+        # A node that served has no reason to end with an error: where it came from matters then.
+        logging.getLogger(__name__).error("%s", error, exc_info=reported)
         if not reported:
             report(status, str(error))
     except BaseException:
