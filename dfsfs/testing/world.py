@@ -1,4 +1,4 @@
-"""The simulated twin of `runtime.RealWorld`: seeded dice, a wall clock that can be wrong, no threads.
+"""The simulated twin of `runtime.RealWorld`: seeded dice, a wall clock that errs, no threads.
 
 Time is trio's (a `MockClock` in a simulation), so nothing here looks at the machine. What would run
 in a thread runs on the loop, at one instant of a seeded length of simulated time: blocking calls
@@ -57,9 +57,12 @@ class SimWorld:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.blocking_calls += 1
         longest_s = STALL_S_MAX if self._random.random() < STALL_CHANCE else BLOCKING_S_MAX
+        await self._pass(longest_s)
+        try:
+            return function(*args)
+        finally:
+            await self._pass(longest_s)
+
+    async def _pass(self, longest_s: float) -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(self._random.uniform(0, longest_s))
-            try:
-                return function(*args)
-            finally:
-                await trio.sleep(self._random.uniform(0, longest_s))

@@ -1,0 +1,140 @@
+"""What was asked of the nodes of a simulation, what they answered, and what they showed meanwhile.
+
+`Call` is one file operation of a program on one node: when it began, when it returned, and with
+what. `Observer` watches one node's tree at every commit, and learns from it which content replaced
+or removed which, where somebody saw it. The checkers judge a run by these two alone: they know
+neither rows nor stamps, so they do not share the mistakes of what they judge.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import trio
+
+from dfsfs.base.types import EMPTY_CONTENT, ROOT_INODE, ContentRef, FileKind, InodeId
+from dfsfs.namespace import Change, Inode, Namespace
+
+Tree = dict[str, str]
+"""What a directory tree shows: path -> kind, and what is in it."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One operation. `end_s` None: it never returned, because its node crashed."""
+
+    number: int
+    node: str
+    verb: str
+    path: str
+    start_s: float
+    inode: InodeId | None = None  # of the file it opened
+    written: ContentRef | None = None  # what `write` wrote
+    read: ContentRef | None = None  # what `read` returned
+    end_s: float | None = None
+    error: str = ""  # the class of the error it raised
+    epochs: dict[str, int] = field(default_factory=dict)  # connected peers: see Simulation.epochs
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the caller was told that it is done."""
+        return self.end_s is not None and not self.error
+
+
+class History:
+    """All calls of a simulation, in the order in which they began, and what replaced what."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.replaced: dict[ContentRef, set[ContentRef | None]] = {}
+        """A content some node showed, and what a call there put into its place (None: nothing)."""
+        self.nameless: dict[tuple[str, InodeId], list[float]] = {}
+        """When a file's last name went, as a node saw it."""
+        self.broken: list[str] = []  # what observers found wrong at once
+
+    def begin(self, call: Call) -> Call:
+        """Note a call that begins now."""
+        call.number = len(self.calls)
+        self.calls.append(call)
+        return call
+
+    def acknowledged(self, *verbs: str) -> Iterator[Call]:
+        """Calls of these verbs that returned without an error."""
+        return (call for call in self.calls if call.verb in verbs and call.acknowledged)
+
+    def lost_its_name(self, call: Call) -> bool:
+        """Whether the file went away, on the caller's own node, during the call."""
+        assert call.end_s is not None
+        if call.inode is None:
+            return False
+        times = self.nameless.get((call.node, call.inode), ())
+        return any(call.start_s <= time_s <= call.end_s for time_s in times)
+
+    def successors(self, content: ContentRef) -> set[ContentRef | None]:
+        """Everything that came to stand where `content` stood, over any number of steps."""
+        found: set[ContentRef | None] = set()
+        waiting = [content]
+        while waiting:
+            for after in self.replaced.get(waiting.pop(), ()):
+                if after not in found:
+                    found.add(after)
+                    if after is not None:
+                        waiting.append(after)
+        return found
+
+
+class Observer:
+    """Compares what one node shows before and after each of its commits."""
+
+    def __init__(self, name: str, namespace: Namespace, history: History) -> None:
+        self._name = name
+        self._namespace = namespace
+        self._history = history
+        self._shown = shown_files(namespace)
+        namespace.subscribe(self._changed)
+
+    def _changed(self, change: Change) -> None:
+        before, self._shown = self._shown, shown_files(self._namespace)
+        history = self._history
+        for inode in before.keys() - self._shown.keys():
+            history.nameless.setdefault((self._name, inode), []).append(trio.current_time())
+        if not change.local:
+            return
+        gone = set(before.values()) - set(self._shown.values()) - {EMPTY_CONTENT}
+        if len(gone) > 1:
+            history.broken.append(f"{self._name}: one call took away {len(gone)} contents")
+        for inode, content in before.items():
+            if content in gone:
+                history.replaced.setdefault(content, set()).add(self._shown.get(inode))
+
+
+def shown_files(namespace: Namespace) -> dict[InodeId, ContentRef]:
+    """The content of every regular file that has a name."""
+    return {
+        inode.inode: inode.content for _, inode in walk(namespace) if inode.kind is FileKind.REGULAR
+    }
+
+
+def walk(namespace: Namespace) -> Iterator[tuple[bytes, Inode]]:
+    """Every path below the root and what it is; parents first, names in order."""
+    waiting = [(b"", ROOT_INODE)]
+    while waiting:
+        path, directory = waiting.pop()
+        for name, inode, kind in namespace.names(directory):
+            below = path + b"/" + name
+            yield below, namespace.get(inode)
+            if kind is FileKind.DIRECTORY:
+                waiting.append((below, inode))
+
+
+def tree_of(namespace: Namespace) -> Tree:
+    """Everything a user sees of the tree but times: equal on two nodes that agree."""
+    return {path.decode(errors="surrogateescape"): _told(inode) for path, inode in walk(namespace)}
+
+
+def _told(inode: Inode) -> str:
+    told = f"{inode.kind.name.lower()} {inode.inode:x} {inode.mode:o} nlink {inode.nlink}"
+    if inode.kind is FileKind.REGULAR:
+        content = inode.content
+        data = content.inline if content.inline is not None else content.root or b""
+        return f"{told} {content.size} bytes {data[:24].hex()}"
+    return f"{told} {inode.target!r}" if inode.kind is FileKind.SYMLINK else told

@@ -1,0 +1,275 @@
+"""One node of a simulation: the real `Node` in a simulated world, and a program that uses it.
+
+The verbs are a small POSIX by path, over the vfs as the kernel would call it: look up each name,
+open, write, flush, release. Every call is recorded in the history. A call that is under way when
+its node crashes never returns to its program; it raises `Crashed`.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from dfsfs.base.errors import DfsError, Exists, NotFound, Stale
+from dfsfs.base.limits import INLINE_BYTES_MAX
+from dfsfs.base.types import EMPTY_CONTENT, ROOT_INODE, ContentRef, InodeId
+from dfsfs.blocks import LocalStorage, MemoryStore
+from dfsfs.config import Config
+from dfsfs.content import ContentWriter
+from dfsfs.net import NodeIdentity
+from dfsfs.node import Node
+from dfsfs.testing.history import Call, History, Observer, Tree, tree_of
+from dfsfs.testing.network import SimTransport
+from dfsfs.testing.world import SimWorld
+from dfsfs.vfs import Caller
+
+T = TypeVar("T")
+
+READ_BYTES = 128 * 1024  # what the kernel asks for at a time
+PROGRAM = Caller(uid=1000, gid=1000)
+
+
+class Crashed(Exception):
+    """The node ended while the call was under way: nobody knows what became of it."""
+
+
+class SimNode:
+    """Made by `Simulation.start_nodes`. One program at a time should use it, or any number."""
+
+    def __init__(self, config: Config, identity: NodeIdentity, history: History) -> None:
+        self.config = config
+        self.name = config.name
+        self.identity = identity
+        self.incarnation = 0
+        self.up = False
+        self._history = history
+        self._node: Node | None = None
+        self._world: SimWorld | None = None
+        self._life = trio.CancelScope()
+        self._calls: dict[int, trio.CancelScope] = {}
+        self.ended = trio.Event()
+        self.epochs: Callable[[SimNode], dict[str, int]] = lambda node: {}
+
+    # -- life: for the simulation -------------------------------------------------------------
+
+    @property
+    def node(self) -> Node:
+        """The real one."""
+        assert self._node is not None, f"{self.name} was never started"
+        return self._node
+
+    @property
+    def world(self) -> SimWorld:
+        """Its clock and its dice."""
+        assert self._world is not None, f"{self.name} was never started"
+        return self._world
+
+    async def live(
+        self,
+        config: Config,
+        world: SimWorld,
+        transport: SimTransport,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run one incarnation until it is ended."""
+        self._world = world
+        self._life = trio.CancelScope()
+        ended = self.ended = trio.Event()
+        with self._life:
+            async with Node(config, world=world, transports={config.scheme: transport}) as node:
+                self.config, self._node, self.up = config, node, True
+                Observer(self.name, node.namespace, self._history)
+                task_status.started()
+                await trio.sleep_forever()
+        ended.set()
+
+    def end(self) -> None:
+        """Cancel this incarnation and the calls it had; orderly unless its doors are frozen."""
+        self.up = False
+        for scope in self._calls.values():
+            scope.cancel()
+        self._life.cancel()
+
+    @property
+    def state(self) -> Path:
+        """Its directory."""
+        return self.config.state
+
+    # -- looking, at once ---------------------------------------------------------------------
+
+    def tree(self) -> Tree:
+        """Everything it shows now."""
+        return tree_of(self.node.namespace)
+
+    def names(self, path: str = "/") -> list[str]:
+        """The names in a directory."""
+        inode = self._resolve(path)
+        return [name.decode() for name, _, _ in self.node.namespace.names(inode)]
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a name."""
+        try:
+            self._resolve(path)
+        except NotFound:
+            return False
+        return True
+
+    # -- calls --------------------------------------------------------------------------------
+
+    async def write(self, path: str, data: bytes) -> None:
+        """open(O_CREAT | O_TRUNC), write, close."""
+        await self._call("write", path, lambda call: self._write(call, path, data, os.O_TRUNC))
+
+    async def create(self, path: str, data: bytes = b"") -> None:
+        """open(O_CREAT | O_EXCL), write, close: of several at once one should win."""
+        await self._call("create", path, lambda call: self._write(call, path, data, os.O_EXCL))
+
+    async def append(self, path: str, data: bytes) -> None:
+        """open(O_CREAT | O_APPEND), write, close."""
+        await self._call("append", path, lambda call: self._write(call, path, data, os.O_APPEND))
+
+    async def fsynced(self, path: str, data: bytes) -> None:
+        """`write`, with an fsync before the close."""
+        await self._call(
+            "write", path, lambda call: self._write(call, path, data, os.O_TRUNC, sync=True)
+        )
+
+    async def read(self, path: str) -> bytes:
+        """open, read to the end, close."""
+        return await self._call("read", path, lambda call: self._read(call, path))
+
+    async def mkdir(self, path: str) -> None:
+        """Make a directory."""
+        parent, name = self._split(path)
+
+        async def act(call: Call) -> None:
+            await self.node.filesystem.mkdir(self._resolve(parent), name, 0o755, PROGRAM)
+
+        await self._call("mkdir", path, act)
+
+    async def rmdir(self, path: str) -> None:
+        """Remove an empty directory."""
+        parent, name = self._split(path)
+
+        async def act(call: Call) -> None:
+            await self.node.filesystem.rmdir(self._resolve(parent), name)
+
+        await self._call("rmdir", path, act)
+
+    async def unlink(self, path: str) -> None:
+        """Remove a name of a file."""
+        parent, name = self._split(path)
+
+        async def act(call: Call) -> None:
+            await self.node.filesystem.unlink(self._resolve(parent), name)
+
+        await self._call("unlink", path, act)
+
+    async def rename(self, path: str, new_path: str) -> None:
+        """Move a name, over what has the new one."""
+        parent, name = self._split(path)
+        new_parent, new_name = self._split(new_path)
+
+        async def act(call: Call) -> None:
+            old, new = self._resolve(parent), self._resolve(new_parent)
+            await self.node.filesystem.rename(old, name, new, new_name)
+
+        await self._call("rename", f"{path} {new_path}", act)
+
+    # -- how ----------------------------------------------------------------------------------
+
+    async def _call(self, verb: str, path: str, act: Callable[[Call], Awaitable[T]]) -> T:
+        if not self.up:
+            raise Crashed(f"{self.name} is down")
+        call = self._history.begin(
+            Call(0, self.name, verb, path, trio.current_time(), epochs=self.epochs(self))
+        )
+        incarnation = self.incarnation
+        with trio.CancelScope() as scope:
+            self._calls[call.number] = scope
+            try:
+                result = await act(call)
+            except DfsError as error:
+                call.error = type(error).__name__
+                call.end_s = trio.current_time()
+                raise
+            finally:
+                del self._calls[call.number]
+            if self.up and self.incarnation == incarnation:
+                call.end_s = trio.current_time()
+                return result
+        raise Crashed(f"{self.name} crashed during {verb} {path}")
+
+    async def _write(
+        self, call: Call, path: str, data: bytes, flags: int, *, sync: bool = False
+    ) -> None:
+        filesystem = self.node.filesystem
+        if not flags & os.O_APPEND:
+            call.written = await self._content_of(data)
+        number = await self._open_for_writing(call, path, flags)
+        for start in range(0, len(data), READ_BYTES):
+            await filesystem.write(number, start, data[start : start + READ_BYTES])
+        if sync:
+            await filesystem.fsync(number)
+        await filesystem.flush(number)
+        # Like the kernel, which sends it when close(2) has returned already.
+        await filesystem.release(number)
+
+    async def _open_for_writing(self, call: Call, path: str, flags: int) -> int:
+        filesystem = self.node.filesystem
+        parent, name = self._split(path)
+        while True:
+            directory = self._resolve(parent)
+            try:
+                inode = filesystem.lookup(directory, name).inode
+            except NotFound:
+                try:
+                    opened, value = await filesystem.create(
+                        directory, name, 0o644, os.O_WRONLY | flags, PROGRAM
+                    )
+                except Stale:
+                    continue  # the kernel looks again, too
+                call.inode = value.inode
+                return opened.number
+            if flags & os.O_EXCL:
+                raise Exists(path)
+            call.inode = inode
+            try:
+                return (await filesystem.open(inode, os.O_WRONLY | flags, PROGRAM)).number
+            except NotFound:
+                continue  # it went meanwhile
+
+    async def _read(self, call: Call, path: str) -> bytes:
+        filesystem = self.node.filesystem
+        opened = await filesystem.open(self._resolve(path), os.O_RDONLY, PROGRAM)
+        pieces: list[bytes] = []
+        size = 0
+        while piece := bytes(await filesystem.read(opened.number, size, READ_BYTES)):
+            pieces.append(piece)
+            size += len(piece)
+        await filesystem.release(opened.number)
+        data = b"".join(pieces)
+        call.read = await self._content_of(data)
+        return data
+
+    async def _content_of(self, data: bytes) -> ContentRef:
+        """The content ref these bytes have wherever they are written."""
+        if len(data) <= INLINE_BYTES_MAX:
+            return ContentRef(size=len(data), inline=data) if data else EMPTY_CONTENT
+        storage = LocalStorage(self.world, MemoryStore(), kind=self.node.cluster.storage.kind)
+        writer = ContentWriter(storage.upload())
+        await writer.write(data)
+        return await writer.finish()
+
+    def _resolve(self, path: str) -> InodeId:
+        inode = ROOT_INODE
+        for name in path.split("/"):
+            if name:
+                inode = self.node.filesystem.lookup(inode, name.encode()).inode
+        return inode
+
+    def _split(self, path: str) -> tuple[str, bytes]:
+        parent, _, name = path.rpartition("/")
+        return parent, name.encode()
