@@ -57,7 +57,7 @@ class Edits:
             raise Invalid("a content ref beyond its limits")
         if self._is_orphan(found):
             return self._edit_private(found, content=_plain(content), mtime_ns=mtime_ns)
-        if self._quick.may_write(inode):
+        if self._quick.may_change(inode):
             return self._quick.write(found, content, mtime_ns)
         with self._local.transaction() as transaction:
             if found.nlink:  # a hidden twin needs no pins: writing it brings it into sight
@@ -89,21 +89,21 @@ class Edits:
             fields.append((Field.MTIME, changes.mtime_ns))
         if not fields:
             return found
-        if self._quick.may_set_attributes(inode):
+        if self._quick.is_known(inode):
             return self._quick.set_attributes(found, fields)
         self._set(inode, fields)
         return self._reader.get(inode)
 
     def _set(
-        self, inode: InodeId, fields: "list[tuple[Field, int | bytes]] | list[tuple[bytes, bytes | None]]"
+        self,
+        inode: InodeId,
+        fields: "list[tuple[Field, int | bytes]] | list[tuple[bytes, bytes | None]]",
     ) -> None:
         with self._local.transaction() as transaction:
             if transaction.work.inode(inode).kind == 0:  # a conflict copy
                 pin(transaction, self._reader, self._local, (), [], inode)
             stamp = transaction.stamp()
-            rows: list[Row] = [
-                AttributeRow(stamp, inode, field, value) for field, value in fields
-            ]
+            rows: list[Row] = [AttributeRow(stamp, inode, field, value) for field, value in fields]
             transaction.join(rows)
 
     def touch_atime(self, inode: InodeId, atime_ns: int) -> None:
@@ -113,9 +113,7 @@ class Edits:
             self._edit_private(found, atime_ns=atime_ns)
             return
         with self._database.transaction():
-            self._database.execute(
-                "UPDATE inode SET atime_ns=? WHERE inode=?", (atime_ns, inode)
-            )
+            self._database.execute("UPDATE inode SET atime_ns=? WHERE inode=?", (atime_ns, inode))
         self._reader.forget([inode])
 
     # -- extended attributes ------------------------------------------------------------------
@@ -234,8 +232,7 @@ class Edits:
         if private is not None:
             return private
         rows = self._database.rows(
-            "SELECT field, value FROM attribute"
-            " WHERE inode=? AND field>=x'' AND value IS NOT NULL",
+            "SELECT field, value FROM attribute WHERE inode=? AND field>=x'' AND value IS NOT NULL",
             (found.inode,),
         )
         return {

@@ -142,9 +142,7 @@ _SOURCES = (
         _attribute,
         "time>0",
     ),
-    _Source(
-        "inode", "inode", ("touch_time", "touch_origin"), ("inode",), _touch, "touch_time>0"
-    ),
+    _Source("inode", "inode", ("touch_time", "touch_origin"), ("inode",), _touch, "touch_time>0"),
 )
 
 
@@ -164,7 +162,9 @@ def read_batch(
     if complete <= after or (rows and rows[0].stamp.time > complete):
         complete = rows[0].stamp.time  # one transaction larger than a batch: all of it, by itself
         rows = [
-            row for source in _SOURCES for row in _one_transaction(database, source, origin, complete)
+            row
+            for source in _SOURCES
+            for row in _one_transaction(database, source, origin, complete)
         ]
         return Batch(origin, after, complete, encode_rows(rows))
     taken: list[Row] = []
@@ -275,4 +275,3 @@ def decode_page(page: SnapshotPage) -> list[Row]:
         RemoteProtocolError: it is malformed.
     """
     return decode_snapshot(page.rows)
-

@@ -160,7 +160,9 @@ def settle_times(work: WorkingSet) -> None:
         state = work.inode(inode)
         newest = (Stamp(state.time, state.origin), birth_ns(state))  # type: ignore[arg-type]  # origins are ints in SQL
         if state.is_directory:
-            newest = max(newest, (Stamp(state.touch_time, state.touch_origin), state.touch_time * 1000))  # type: ignore[arg-type]  # as above
+            newest = max(
+                newest, (Stamp(state.touch_time, state.touch_origin), state.touch_time * 1000)
+            )  # type: ignore[arg-type]  # as above
         elif state.writer is not None:
             row = work.database.row(
                 "SELECT dot_time, dot_origin, mtime_ns FROM content WHERE inode=? AND writer=?",

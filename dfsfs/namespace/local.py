@@ -6,7 +6,7 @@ crash leaves either all of it or nothing.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from dfsfs.base.types import ORIGIN_SHIFT, ContentRef, FileKind, InodeId, Origin, Stamp
 from dfsfs.crdt import HybridClock
@@ -16,6 +16,8 @@ from dfsfs.namespace.types import Batch, Change
 from dfsfs.namespace.update import join_rows
 from dfsfs.namespace.working import Irregular, WorkingSet
 from dfsfs.runtime import Database
+
+_NOTHING: Mapping[InodeId, ContentRef] = {}
 
 
 class Transaction:
@@ -72,6 +74,7 @@ class LocalState:
                 )
         self.position: int = position
         self._counter: int = counter
+        self._before: int = position  # the position before the newest transaction
         clock.observe(max(position, database.value("SELECT max(time) FROM have") or 0))
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
@@ -97,6 +100,35 @@ class LocalState:
             self.save()
         batch = Batch(self.origin, before, last.time, encode_rows(transaction.rows))
         self.publish(change_of(work, self._reader, last, local=True, batch=batch))
+
+    def advance(self, stamp: Stamp) -> None:
+        """A transaction of one stamp is about to commit."""
+        self._before = self.position
+        self.position = stamp.time
+        self.save()
+
+    def announce(
+        self,
+        stamp: Stamp,
+        rows: list[Row],
+        *,
+        entries: tuple[tuple[InodeId, bytes], ...] = (),
+        attributes: tuple[InodeId, ...] = (),
+        contents: Mapping[InodeId, ContentRef] = _NOTHING,
+    ) -> None:
+        """Tell everybody about the transaction that `advance` was called in."""
+        if self._subscribers:
+            batch = Batch(self.origin, self._before, stamp.time, encode_rows(rows))
+            self.publish(
+                Change(
+                    stamp=stamp,
+                    local=True,
+                    entries=entries,
+                    attributes=attributes,
+                    contents=contents,
+                    batch=batch,
+                )
+            )
 
     @contextlib.contextmanager
     def undoing(self) -> Iterator[None]:

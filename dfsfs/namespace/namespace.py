@@ -361,9 +361,7 @@ class Namespace:
             self._clock.observe(newest)
             join_rows(work, rows)
             self._local.save()
-        self._local.publish(
-            change_of(work, self._reader, Stamp(newest, self.origin), local=False)
-        )
+        self._local.publish(change_of(work, self._reader, Stamp(newest, self.origin), local=False))
 
     def finish_load(self, have: Mapping[Origin, int]) -> builtins.list[Change]:
         """All pages are loaded: this replica holds what the peer had before the first."""
@@ -400,9 +398,7 @@ class Namespace:
 
     # -- whole tree ---------------------------------------------------------------------------
 
-    def conflicts(
-        self, after: tuple[InodeId, bytes] | None, limit: int
-    ) -> builtins.list[Conflict]:
+    def conflicts(self, after: tuple[InodeId, bytes] | None, limit: int) -> builtins.list[Conflict]:
         """Up to `limit` conflict copies in order of (directory, name) after `after`: those the view
         makes up, and files that keep such a name."""
         return read_conflicts(self._database, after, limit)

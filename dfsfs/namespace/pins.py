@@ -52,7 +52,9 @@ class Pins:
             for row in self._contents.values()
         ]
         added = {row.inode for row in self._links.values() if self._work.link(row.link) is None}
-        return rows + removals(self._work, stamp, self._removed, written=self._contents, added=added)
+        return rows + removals(
+            self._work, stamp, self._removed, written=self._contents, added=added
+        )
 
     # -- what a verb touches ------------------------------------------------------------------
 
@@ -109,8 +111,8 @@ class Pins:
             state = self._link(link)
             assert state.directory is not None
             self.pin_directory(state.directory)
-            if not state.is_explicit():
-                self._pin_link(link)
+            if not state.is_explicit() and state.role != HIDDEN:
+                self._pin_link(link, self._shown_name(state))
 
     def pin_copy(self, inode: InodeId) -> None:
         """A conflict copy becomes a file of its own."""

@@ -76,6 +76,10 @@ class Reader:
         if len(cache) > INODE_CACHE_COUNT:
             cache.popitem(last=False)
 
+    def cached(self, inode: InodeId) -> Inode | None:
+        """The inode if it is in the cache."""
+        return self._cache.get(inode)
+
     def get(self, inode: InodeId) -> Inode:
         """The inode, live or not.
 
@@ -291,4 +295,3 @@ def _inode_of(row: tuple[Any, ...]) -> Inode:
         content=content,
         target=target,
     )
-

@@ -243,9 +243,7 @@ def _record_merge(work: WorkingSet, member: InodeId, representative: InodeId) ->
     if member == representative:
         work.database.execute("DELETE FROM merged WHERE member=?", (member,))
     else:
-        work.database.execute(
-            "INSERT OR REPLACE INTO merged VALUES(?,?)", (member, representative)
-        )
+        work.database.execute("INSERT OR REPLACE INTO merged VALUES(?,?)", (member, representative))
 
 
 # -- conflict copies and their names --------------------------------------------------------------
@@ -305,9 +303,7 @@ def _settle_aliases(work: WorkingSet, directory: InodeId) -> None:
 
     wanted = {
         name: (claim.link, claim.inode, int(claim.is_copy))
-        for name, claim in assign_names(
-            _claims(work, directory), is_taken, work.node_name
-        ).items()
+        for name, claim in assign_names(_claims(work, directory), is_taken, work.node_name).items()
     }
     before = {
         row[0]: row[1:]

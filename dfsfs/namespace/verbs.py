@@ -41,7 +41,9 @@ from dfsfs.namespace.working import Irregular
 class Verbs:
     """Owned by the namespace."""
 
-    def __init__(self, local: LocalState, reader: Reader, irregular: Irregular, quick: Quick) -> None:
+    def __init__(
+        self, local: LocalState, reader: Reader, irregular: Irregular, quick: Quick
+    ) -> None:
         self._local = local
         self._reader = reader
         self._irregular = irregular
@@ -75,9 +77,7 @@ class Verbs:
             self._pin(transaction, directory)
             stamp = transaction.stamp()
             merge_class = CLASS_MADE if kind == FileKind.DIRECTORY else CLASS_MOVED
-            link = LinkRow(
-                stamp, LinkId(inode), inode, directory, name, ROOT_INODE, merge_class
-            )
+            link = LinkRow(stamp, LinkId(inode), inode, directory, name, ROOT_INODE, merge_class)
             transaction.join([node._replace(stamp=stamp), link, TouchRow(stamp, directory)])
         return self._reader.get(inode)
 
@@ -109,10 +109,7 @@ class Verbs:
         inode = self._reader.get(found.inode)
         if inode.kind == FileKind.DIRECTORY:
             raise IsDirectory(f"{name!r} is a directory")
-        if self._quick.may_change_entry(found):
-            return self._quick.unlink(found, inode)
-        self._remove(found)
-        return self._removed(found.inode)
+        return self._remove(found)
 
     def rmdir(self, parent: InodeId, name: bytes) -> Removed:
         """Remove an empty directory; see Namespace.rmdir."""
@@ -121,17 +118,19 @@ class Verbs:
             raise NotDirectory(f"{name!r} is not a directory")
         if self._reader.has_children(found.inode):
             raise NotEmpty(f"{name!r} has entries")
-        self._remove(found)
-        return self._removed(found.inode)
+        return self._remove(found)
 
-    def _remove(self, found: Found) -> None:
+    def _remove(self, found: Found) -> Removed:
+        if self._quick.may_change_entry(found):
+            return self._quick.remove(found)
         with self._local.transaction() as transaction:
             self._pin(transaction, entries=[found])
             found = self._again(found)
             stamp = transaction.stamp()
             transaction.join(
-                self._removal(transaction, found, stamp) + [TouchRow(stamp, found.directory)]
+                [*self._removal(transaction, found, stamp), TouchRow(stamp, found.directory)]
             )
+        return self._removed(found.inode)
 
     def _removal(self, transaction: Transaction, found: Found, stamp: Stamp) -> list[Row]:
         """Tombstones of one pinned entry; a file that keeps other names shows it in its ctime."""
@@ -177,7 +176,7 @@ class Verbs:
                 return None  # POSIX: two names of one file, nothing happens
             if not exchange:
                 self._check_replaceable(moved, replaced)
-        if not exchange and self._may_rename_quickly(found, moved, directory, new_name, target):
+        if not exchange and self._may_rename_quickly(found, directory, new_name, target):
             return self._quick.rename(found, directory, new_name, target)
         self._rename(found, directory, new_name, target, exchange=exchange)
         return None if target is None or exchange else self._removed(target.inode)
@@ -185,14 +184,12 @@ class Verbs:
     def _may_rename_quickly(
         self,
         found: Found,
-        moved: Inode,
         directory: InodeId,
         new_name: bytes,
         target: Found | None,
     ) -> bool:
         return (
-            moved.kind != FileKind.DIRECTORY
-            and self._quick.may_name(directory, new_name)
+            self._quick.may_name(directory, new_name)
             and self._quick.may_change_entry(found)
             and (target is None or self._quick.may_change_entry(target))
         )
@@ -221,9 +218,7 @@ class Verbs:
             rows += [TouchRow(stamp, touched) for touched in sorted({found.directory, directory})]
             transaction.join(rows)
 
-    def _moves(
-        self, found: Found, directory: InodeId, name: bytes, stamp: Stamp
-    ) -> list[Row]:
+    def _moves(self, found: Found, directory: InodeId, name: bytes, stamp: Stamp) -> list[Row]:
         is_directory = self._reader.get(found.inode).kind == FileKind.DIRECTORY
         links = self._links_of(found)
         previous = found.directory if is_directory else ROOT_INODE

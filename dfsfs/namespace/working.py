@@ -7,7 +7,16 @@ of the tree is not ordinary (`Irregular`), which is kept in memory because it is
 
 from collections.abc import Callable, Iterable
 
-from dfsfs.base.types import ROOT_INODE, ContentRef, Digest, FileKind, InodeId, LinkId, Origin, Stamp
+from dfsfs.base.types import (
+    ROOT_INODE,
+    ContentRef,
+    Digest,
+    FileKind,
+    InodeId,
+    LinkId,
+    Origin,
+    Stamp,
+)
 from dfsfs.namespace.conflicts import Slot
 from dfsfs.namespace.rows import decode_vector
 from dfsfs.runtime import Database
@@ -24,14 +33,10 @@ _INODE_COLUMNS = (
 _ROW_COUNT = 10  # of the columns above, those before the derived ones
 _SELECT_INODE = f"SELECT {_INODE_COLUMNS} FROM inode WHERE inode=?"
 _INSERT_INODE = f"INSERT INTO inode(inode, {_INODE_COLUMNS}) VALUES(?{',?' * 22})"
-_UPDATE_INODE = (
-    "UPDATE inode SET " + "=?, ".join(_INODE_COLUMNS.split(", ")) + "=? WHERE inode=?"
-)
+_UPDATE_INODE = "UPDATE inode SET " + "=?, ".join(_INODE_COLUMNS.split(", ")) + "=? WHERE inode=?"
 # An UPDATE rewrites the index entries of every column it names, so the common one names few.
 _UPDATE_INODE_DERIVED = (
-    "UPDATE inode SET "
-    + "=?, ".join(_INODE_COLUMNS.split(", ")[_ROW_COUNT:])
-    + "=? WHERE inode=?"
+    "UPDATE inode SET " + "=?, ".join(_INODE_COLUMNS.split(", ")[_ROW_COUNT:]) + "=? WHERE inode=?"
 )
 _SELECT_LINK = (
     "SELECT l.inode, l.parent, l.name, l.previous, l.class, l.time, l.origin, l.live, l.directory,"
@@ -344,7 +349,9 @@ def read_slots(database: Database, inode: InodeId) -> dict[Origin, Slot]:
     """All content rows of a file, by writer."""
     slots = {}
     for row in database.rows(_SELECT_SLOTS, (inode,)):
-        writer, time, size, root, inline, shift, stored, mtime_ns, vector, dot_time, dot_origin = row
+        writer, time, size, root, inline, shift, stored, mtime_ns, vector, dot_time, dot_origin = (
+            row
+        )
         content = ContentRef(size, None if root is None else Digest(root), inline, shift, stored)
         stamp = Stamp(time, writer)
         dot = Stamp(dot_time, dot_origin)

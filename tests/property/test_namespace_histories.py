@@ -257,7 +257,9 @@ class History:
         while True:
             have = to.namespace.have()
             batches = []
-            for origin in self.random.sample(sorted(source.namespace.have()), len(source.namespace.have())):
+            for origin in self.random.sample(
+                sorted(source.namespace.have()), len(source.namespace.have())
+            ):
                 batch = source.namespace.feed(
                     origin, have.get(origin, 0), bytes_max=self.random.choice([1, 300, 100_000])
                 )
@@ -383,7 +385,11 @@ class History:
             assert namespace.rmdir(parent, name).nlink == 0
         elif verb == "set_attributes":
             changes = self.random.choice(
-                [AttributeChanges(mode=0o600), AttributeChanges(uid=7), AttributeChanges(mtime_ns=9)]
+                [
+                    AttributeChanges(mode=0o600),
+                    AttributeChanges(uid=7),
+                    AttributeChanges(mtime_ns=9),
+                ]
             )
             namespace.set_attributes(namespace.lookup(parent, name).inode, changes)
         elif verb == "set_xattr":
@@ -396,9 +402,7 @@ class History:
             if verb == "link":
                 namespace.link(namespace.lookup(parent, name).inode, new_parent, new_name)
             else:
-                namespace.rename(
-                    parent, name, new_parent, new_name, exchange=verb == "exchange"
-                )
+                namespace.rename(parent, name, new_parent, new_name, exchange=verb == "exchange")
 
 
 def resolve_parent(namespace: Namespace, path: bytes) -> tuple[InodeId, bytes]:
