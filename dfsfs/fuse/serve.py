@@ -57,8 +57,9 @@ def check_mountpoint(mountpoint: Path) -> Path:
         Misconfigured: it cannot, and what to do about it.
     """
     try:
-        is_directory = os.path.isdir(mountpoint)
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)  # always asks; stat(2) may be answered from a dead mount's cache
+        if not os.path.isdir(mountpoint):
+            raise Misconfigured(f"cannot mount at {mountpoint}: not a directory")
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise Misconfigured(
@@ -66,8 +67,6 @@ def check_mountpoint(mountpoint: Path) -> Path:
                 f"clear it with: fusermount3 -u -z {mountpoint}"
             ) from error
         raise Misconfigured(f"cannot mount at {mountpoint}: {error.strerror}") from error
-    if not is_directory:
-        raise Misconfigured(f"cannot mount at {mountpoint}: not a directory")
     mountpoint = mountpoint.resolve()
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields = line.split()

@@ -83,6 +83,7 @@ class MountedNode:
 
     def start(self) -> None:
         """Mount; returns when the mount answers."""
+        self._close_pipes()
         self.path.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "dfsfs.testing.mountpoint", str(self.path)]
@@ -128,9 +129,7 @@ class MountedNode:
             self.kill()
             raise AssertionError(f"the mount did not end\n{self.log}") from None
         finally:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            self._close_pipes()
             self._unmount()
 
     def kill(self) -> None:
@@ -138,6 +137,12 @@ class MountedNode:
         self.process.kill()
         self.process.wait()
         self._unmount()
+
+    def _close_pipes(self) -> None:
+        if self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     def _unmount(self) -> None:
         subprocess.run(["fusermount3", "-uzq", str(self.path)], check=False, capture_output=True)

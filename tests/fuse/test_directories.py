@@ -27,7 +27,7 @@ def test_removing_while_reading_misses_nothing_and_repeats_nothing(directory: Pa
                 os.close(os.open(directory / f"new{len(seen)}", os.O_CREAT | os.O_WRONLY))
     assert len(seen) == len(set(seen))
     assert names <= set(seen)
-    left = {name for name in os.listdir(directory)}
+    left = set(os.listdir(directory))
     assert left == {f"new{number}" for number in range(10, len(seen) + 1, 10)} - set(seen)
 
 

@@ -1,0 +1,142 @@
+"""Changes made elsewhere: this mount's kernel must show them once they are acknowledged."""
+
+import mmap
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from dfsfs.base.limits import INVALIDATION_TIMEOUT_S
+from dfsfs.testing.mountpoint import MountedNode
+
+
+def inside(directory: Path) -> str:
+    return directory.name
+
+
+def test_a_file_that_was_missing_appears(node: MountedNode, directory: Path) -> None:
+    path = directory / "file"
+    assert not path.exists()
+    node.ask("create", path=f"{inside(directory)}/file", data="from elsewhere")
+    assert path.read_bytes() == b"from elsewhere"
+    assert os.listdir(directory) == ["file"]
+
+
+def test_new_bytes_replace_cached_ones(node: MountedNode, directory: Path) -> None:
+    path = directory / "file"
+    for size in (10, 5, 3000, 1):
+        path.write_bytes(b"a" * 2000)
+        assert path.read_bytes() == b"a" * 2000
+        assert path.stat().st_size == 2000
+        node.ask("write", path=f"{inside(directory)}/file", data="b" * size)
+        assert path.stat().st_size == size
+        assert path.read_bytes() == b"b" * size
+
+
+def test_a_mapping_shows_new_bytes(node: MountedNode, directory: Path) -> None:
+    path = directory / "file"
+    path.write_bytes(b"a" * 3000)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert mapped[:3] == b"aaa"
+        node.ask("write", path=f"{inside(directory)}/file", data="b" * 3000)
+        assert mapped[:3] == b"bbb"
+
+
+def test_names_that_go_and_move(node: MountedNode, directory: Path) -> None:
+    for name in ("one", "two"):
+        (directory / name).write_bytes(name.encode())
+    node.ask("unlink", path=f"{inside(directory)}/one")
+    assert not (directory / "one").exists()
+    node.ask("rename", path=f"{inside(directory)}/two", to=f"{inside(directory)}/three")
+    assert not (directory / "two").exists()
+    assert (directory / "three").read_bytes() == b"two"
+    node.ask("mkdir", path=f"{inside(directory)}/inner", mode=0o700)
+    assert (directory / "inner").is_dir()
+    node.ask("rename", path=f"{inside(directory)}/three", to=f"{inside(directory)}/inner/four")
+    assert (directory / "inner" / "four").read_bytes() == b"two"
+    assert directory.stat().st_nlink == 3
+
+
+def test_attributes_change(node: MountedNode, directory: Path) -> None:
+    path = directory / "file"
+    path.touch()
+    assert path.stat().st_mode & 0o777 != 0o604
+    node.ask("chmod", path=f"{inside(directory)}/file", mode=0o604)
+    assert path.stat().st_mode & 0o777 == 0o604
+
+
+def test_an_open_file_removed_elsewhere_lives_until_it_is_closed(
+    node: MountedNode, directory: Path
+) -> None:
+    path = directory / "file"
+    path.write_bytes(b"data")
+    with path.open("r+b", buffering=0) as file:
+        node.ask("unlink", path=f"{inside(directory)}/file")
+        assert not path.exists()
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert file.read() == b"data"
+        file.write(b"more")
+        file.seek(0)
+        assert file.read() == b"datamore"
+    assert not path.exists()
+
+
+def test_bytes_not_yet_closed_here_win(node: MountedNode, directory: Path) -> None:
+    path = directory / "file"
+    path.write_bytes(b"old")
+    with path.open("r+b", buffering=0) as file:
+        file.write(b"here")
+        node.ask("write", path=f"{inside(directory)}/file", data="elsewhere, and longer")
+        file.seek(0)
+        assert file.read() == b"here"
+        assert path.stat().st_size == 4
+    assert path.read_bytes() == b"here"
+
+
+def test_a_replaced_file_is_another(node: MountedNode, directory: Path) -> None:
+    path = directory / "file"
+    path.write_bytes(b"first")
+    before = path.stat().st_ino
+    with path.open("rb") as file:
+        node.ask("create", path=f"{inside(directory)}/new", data="second")
+        node.ask("rename", path=f"{inside(directory)}/new", to=f"{inside(directory)}/file")
+        assert path.stat().st_ino != before
+        assert path.read_bytes() == b"second"
+        assert file.read() == b"first"
+
+
+@pytest.mark.parametrize("verb", ["create", "mkdir"])
+def test_a_busy_directory_does_not_hold_up_the_acknowledgement(
+    node: MountedNode, directory: Path, verb: str
+) -> None:
+    """Two mounts that create in one directory at a time must not wait for each other."""
+    assert not (directory / "there").exists()
+    node.ask("hold")
+    thread = threading.Thread(target=(directory / "here").mkdir)
+    thread.start()
+    try:
+        while node.ask("waiting") == 0:
+            pass
+        # The kernel holds the directory until mkdir returns, so it cannot forget an entry now.
+        took = node.ask(verb, path=f"{inside(directory)}/there")
+        assert took < INVALIDATION_TIMEOUT_S
+        assert thread.is_alive()
+    finally:
+        node.ask("release")
+        thread.join(timeout=60)
+    for _ in range(10_000):
+        if (directory / "there").exists():
+            break
+    assert sorted(os.listdir(directory)) == ["here", "there"]
+    assert (directory / "there").exists()
+
+
+def test_many_changes_at_once(node: MountedNode, directory: Path) -> None:
+    for number in range(200):
+        (directory / f"{number}").write_bytes(b"here")
+        (directory / f"{number}").read_bytes()
+    for number in range(0, 200, 2):
+        node.ask("write", path=f"{inside(directory)}/{number}", data="there")
+        assert (directory / f"{number}").read_bytes() == b"there"
+        assert (directory / f"{number + 1}").read_bytes() == b"here"

@@ -1,0 +1,137 @@
+"""What goes wrong: bugs in handlers, dead processes, bad mountpoints, signals."""
+
+import errno
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from dfsfs.base.errors import Misconfigured
+from dfsfs.fuse.serve import check_mountpoint, mount_options
+from dfsfs.testing.mountpoint import MountedNode
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> MountedNode:
+    """A mount of this test alone, not started."""
+    return MountedNode(tmp_path / "mount", tmp_path / "state")
+
+
+def test_a_bug_in_a_handler_is_eio_and_a_log_line(own: MountedNode) -> None:
+    with own:
+        for _ in range(3):
+            with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
+                os.stat(own.path / "raise-RuntimeError")
+        with pytest.raises(PermissionError):
+            os.stat(own.path / "raise-PermissionError")
+        (own.path / "file").write_bytes(b"alive")
+        assert (own.path / "file").read_bytes() == b"alive"
+    assert own.log.count("lookup failed: a bug in dfsfs") == 3
+    assert "RuntimeError: a bug made for a test" in own.log
+    assert "Traceback" in own.log
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "fusermount3", "umount"])
+def test_ways_to_unmount(own: MountedNode, how: str) -> None:
+    if how == "umount" and os.geteuid() != 0:
+        pytest.skip("umount(8) of a FUSE mount needs root")
+    with own:
+        (own.path / "file").write_bytes(b"x")
+        if how == "SIGTERM":
+            own.process.terminate()
+        else:
+            command = ["umount"] if how == "umount" else ["fusermount3", "-u"]
+            subprocess.run([*command, str(own.path)], check=True)
+        assert own.process.wait(timeout=60) == 0
+        assert not os.path.ismount(own.path)
+        assert list(own.path.iterdir()) == []
+        own.start()
+        assert (own.path / "file").read_bytes() == b"x"
+
+
+def test_what_was_written_and_not_closed_is_kept_by_an_orderly_end(own: MountedNode) -> None:
+    with own:
+        handle = os.open(own.path / "file", os.O_WRONLY | os.O_CREAT)
+        os.write(handle, b"not closed")
+        own.process.terminate()
+        assert own.process.wait(timeout=60) == 0
+        with pytest.raises(OSError):
+            os.close(handle)
+        own.start()
+        assert (own.path / "file").read_bytes() == b"not closed"
+
+
+def test_what_was_closed_survives_the_end_of_the_process(own: MountedNode) -> None:
+    with own:
+        data = os.urandom(3_000_000)
+        for number in range(20):
+            (own.path / f"{number}").write_bytes(data[number:])
+        (own.path / "3").rename(own.path / "three")
+        (own.path / "4").unlink()
+        own.kill()
+        own.start()
+        for number in range(20):
+            if number not in (3, 4):
+                assert (own.path / f"{number}").read_bytes() == data[number:]
+        assert (own.path / "three").read_bytes() == data[3:]
+        assert not (own.path / "4").exists()
+        assert own.ask("check") == []
+
+
+def test_mountpoints_that_cannot_be(tmp_path: Path, own: MountedNode) -> None:
+    with pytest.raises(Misconfigured, match="No such file"):
+        check_mountpoint(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match="not a directory"):
+        check_mountpoint(tmp_path / "file")
+    with own:
+        with pytest.raises(Misconfigured, match="already"):
+            check_mountpoint(own.path)
+        own.process.kill()
+        own.process.wait()
+        with pytest.raises(Misconfigured, match="fusermount3 -u -z"):
+            check_mountpoint(own.path)
+        own.kill()
+
+
+def test_mount_options() -> None:
+    assert {"default_permissions", "fsname=dfs", "ro"} <= mount_options(["ro"])
+    assert ("allow_other" in mount_options([])) == (os.geteuid() == 0)
+    for option in ("max_read=4096", "fsname=other", "fd=3"):
+        with pytest.raises(Misconfigured):
+            mount_options([option])
+
+
+def test_a_read_only_mount(tmp_path: Path) -> None:
+    first = MountedNode(tmp_path / "mount", tmp_path / "state")
+    with first:
+        (first.path / "file").write_bytes(b"x")
+    second = MountedNode(tmp_path / "mount", tmp_path / "state", options=["ro"])
+    with second:
+        assert (second.path / "file").read_bytes() == b"x"
+        with pytest.raises(OSError, check=lambda error: error.errno == errno.EROFS):
+            (second.path / "file").write_bytes(b"y")
+
+
+def test_noatime(tmp_path: Path) -> None:
+    with MountedNode(tmp_path / "mount", tmp_path / "state", options=["noatime"]) as node:
+        path = node.path / "file"
+        path.write_bytes(b"x")
+        os.utime(path, ns=(10**18, 10**18))
+        path.read_bytes()
+        assert path.stat().st_atime_ns == 10**18
+
+
+def test_a_call_that_waits_does_not_hold_up_others(own: MountedNode) -> None:
+    with own:
+        own.ask("hold")
+        thread = threading.Thread(target=(own.path / "slow").mkdir)
+        thread.start()
+        while own.ask("waiting") == 0:
+            pass
+        assert os.statvfs(own.path).f_namemax == 255
+        own.ask("release")
+        thread.join(timeout=60)
+        assert (own.path / "slow").is_dir()
