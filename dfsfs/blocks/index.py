@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from dfsfs.base.errors import Corrupt
+from dfsfs.base.errors import Corrupt, DfsError
 from dfsfs.base.limits import (
     LOCATIONS_CACHED_MAX,
     STORE_INDEX_CACHE_BYTES,
@@ -203,7 +203,10 @@ class Index:
 
     def sync(self) -> None:
         """Wait until everything is on stable storage. Blocks."""
-        self._database.sync()
+        try:
+            self._database.sync()
+        except OSError as error:
+            raise DfsError(f"cannot flush {self._path}: {error.strerror}") from error
 
     def log_bytes(self) -> int:
         """Size of the write-ahead log; folding it may take as much again. A quick call."""

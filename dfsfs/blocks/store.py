@@ -81,6 +81,7 @@ class SegmentStore:
         self._unsynced: dict[int, None] = {}  # segments with bytes appended since their last flush
         self._directory_unsynced = True
         self._index_unsynced = True
+        self._loading: dict[Digest, trio.Event] = {}  # blocks being read to be verified
         self._failure: DfsError | None = None
         self._flush_lock = trio.Lock()
         self._reclaiming = False
@@ -161,8 +162,12 @@ class SegmentStore:
                 return data
             if location.segment == SMALL:
                 raise self._found_bad(digest, Corrupt(f"bad small block {digest_text(digest)}"))
+            verified = self._verified.has(location.segment, location.position)
+            if not verified and (loading := self._loading.get(digest)) is not None:
+                await loading.wait()  # somebody verifies it already; then it is in memory
+                continue
             try:
-                if self._verified.has(location.segment, location.position):
+                if verified:
                     data = await self._read(location, offset, part)
                 else:
                     whole = await self._load(digest, location)
@@ -181,6 +186,18 @@ class SegmentStore:
 
     async def _load(self, digest: Digest, location: Location) -> Buffer:
         """Read a block as a whole, verify it, remember that."""
+        loading = self._loading[digest] = trio.Event()
+        try:
+            whole = await self._read_whole(digest, location)
+        finally:
+            del self._loading[digest]
+            loading.set()
+        if self._index.find(digest) == location:
+            self._verified.mark(location.segment, location.position)
+            self._bad.pop(digest, None)
+        return whole
+
+    async def _read_whole(self, digest: Digest, location: Location) -> Buffer:
         segment, position, length = location
         with self._files.using(segment) as file:
             whole: Buffer | None = None
@@ -192,9 +209,6 @@ class SegmentStore:
                 )
             else:
                 await trio.lowlevel.checkpoint()
-        if self._index.find(digest) == location:
-            self._verified.mark(segment, position)
-            self._bad.pop(digest, None)
         return whole
 
     def _found_bad(self, digest: Digest, error: Corrupt) -> Corrupt:

@@ -349,6 +349,57 @@ async def test_a_power_cut_that_lost_unsynced_bytes(tmp_path: Path) -> None:
         await assert_serves(store, [*safe, after, lost])
 
 
+@pytest.mark.announce("torn|segment . is gone|bytes are gone")
+@pytest.mark.parametrize("seed", range(12))
+async def test_what_was_synced_survives_power_loss(tmp_path: Path, seed: int) -> None:
+    """The disk keeps what was flushed, and any pages of what was written later.
+
+    Of the index it keeps the state of the last flush, or that of the moment of the cut.
+    """
+    dice = random.Random(seed)
+    live = tmp_path / "live"
+    store = await SegmentStore.open(RealWorld(), live)
+    blocks: list[Block] = []
+    synced: list[Block] = []
+    sizes: dict[str, int] = {}
+    flushed = tmp_path / "flushed"
+    for turn in range(dice.randrange(5, 60)):
+        blocks.append(block(dice.choice((100, 9_000, 17_000, 50_000, 300_000)), turn))
+        await store.put(*blocks[-1])
+        if dice.random() < 0.15:
+            await store.sync()
+            synced = list(blocks)
+            sizes = {path.name: path.stat().st_size for path in segments(live)}
+            flushed = copied(live, tmp_path / f"flushed-{turn}")
+    cut = copied(live, tmp_path / "cut")
+    await store.close()
+    if dice.random() < 0.5:
+        drop_index(cut)
+        for path in flushed.glob("index.db*"):
+            path.rename(cut / path.name)
+        if not flushed.exists():
+            synced = []
+    for path in segments(cut):
+        lose_pages(path, sizes.get(path.name, 0), dice)
+    for _ in range(2):
+        async with opened(cut) as store:
+            await assert_serves(store, synced)
+            served = [each for each in blocks if store.has(each[0])]
+            await assert_serves(store, served)  # nothing half
+            blocks.append(block(40 * KIB, 1000 + len(blocks)))
+            await store.put(*blocks[-1])
+            synced.append(blocks[-1])
+
+
+def lose_pages(path: Path, kept: int, dice: random.Random) -> None:
+    """Make zeros of some pages after `kept`, and let the file end somewhere there."""
+    data = bytearray(path.read_bytes())
+    for start in range(-(-kept // 4096) * 4096, len(data), 4096):
+        if dice.random() < 0.2:
+            data[start : start + 4096] = bytes(len(data[start : start + 4096]))
+    path.write_bytes(data[: dice.randint(kept, len(data))])
+
+
 # -- damage -------------------------------------------------------------------------------------
 
 
