@@ -193,9 +193,9 @@ class Endpoint:
         try:
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
                 await stream.handshake()
-                hello = await exchange_hello(stream, connection, self._hello(stream))
-                peer = self._peer(stream, hello, dialled=dialled)
                 try:
+                    hello = await exchange_hello(stream, connection, self._hello())
+                    peer = self._peer(stream, hello, dialled=dialled)
                     self._check_peer(peer, hello, expect)
                     session = await self._admit(stream, connection, peer)
                 except (Refused, Overloaded, DuplicateConnection) as error:
@@ -215,7 +215,7 @@ class Endpoint:
             if not admitted:
                 stream.close()
 
-    def _hello(self, stream: Stream) -> Hello:
+    def _hello(self) -> Hello:
         return Hello(
             VERSION_MIN,
             VERSION_MAX,

@@ -164,13 +164,13 @@ def _public_der(private_key: "Ed25519PrivateKey") -> bytes:
 
 def _read_secret(path: Path) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by the with below
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}") from error
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
-        mode = os.fstat(fd).st_mode
+    with file:
+        mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
             raise Refused(f"{path} is not a regular file")
         if mode & 0o077:

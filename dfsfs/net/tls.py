@@ -257,7 +257,7 @@ class TlsStream(SocketStream):
             )
         if any(alert in reason for alert in _KEY_ALERTS):
             return KeyMismatch(f"{self._remote} refuses the network key of this node")
-        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        if isinstance(error, ssl.SSLEOFError) or "UNEXPECTED_EOF" in reason:
             return PeerUnreachable(f"connection to {self._remote} was cut")
         if self._peer_id is None:
             return NotDfsNode(f"{self._remote} is not a dfs node ({reason or error})")
