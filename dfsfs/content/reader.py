@@ -139,9 +139,7 @@ class ContentReader:
         fanout = self._shape.fanout
         near = self._near.get(index // fanout)
         if near is not None:
-            leaf = near.child(index % fanout)
-            self._check_leaf(index, leaf)
-            return True, leaf
+            return True, near.child(index % fanout)
         below, first = self._root, 0
         for level in range(self._depth, 0, -1):
             if below is None:
@@ -150,7 +148,6 @@ class ContentReader:
             if node is None:
                 return False, None
             below, first = self._descend(node, level, first, below.stored, index)
-        self._check_leaf(index, below)
         return True, below
 
     async def _load_path(self, index: int) -> None:
@@ -174,12 +171,6 @@ class ContentReader:
             self._near[first // self._shape.fanout] = node
         place = (index - first) // width
         return node.child(place), first + place * width
-
-    def _check_leaf(self, index: int, leaf: Leaf | None) -> None:
-        if leaf is not None:
-            start = index << self._shift
-            if leaf.stored > 1 << self._shift or start + leaf.stored > self.ref.size:
-                raise Corrupt(f"a leaf of {leaf.stored} bytes does not fit at {start}")
 
     # -- holes ----------------------------------------------------------------------------------
 

@@ -139,7 +139,6 @@ class Node:
             or self.shift != shape.shift
             or self.count > shape.fanout
             or self.stored != stored
-            or last * span >= size
             or last_child.stored > min(span, size - last * span)
         ):
             raise Corrupt("an interior node does not fit its place in the tree")
@@ -185,14 +184,17 @@ def decode_node(data: Buffer) -> Node:
         or len(raw) != _HEADER.size + count * entry_bytes
     ):
         raise Corrupt("malformed interior node")
-    stored = _check_children(raw, count, digest_bytes)
+    stored = _check_children(raw, count, digest_bytes, 1 << shift if level == 1 else None)
     return Node(
         raw, level=level, shift=shift, count=count, digest_bytes=digest_bytes, stored=stored
     )
 
 
-def _check_children(raw: bytes, count: int, digest_bytes: int) -> int:
-    """Check each child's entry; the sum of what they store."""
+def _check_children(raw: bytes, count: int, digest_bytes: int, stored_max: int | None) -> int:
+    """Check each child's entry; the sum of what they store.
+
+    `stored_max` bounds leaves; what a node stores is compared with its children when it is read.
+    """
     last = _HEADER.size + (count - 1) * (digest_bytes + _STORED_BYTES)
     kind = raw[last]
     if not is_digest(raw[last : last + digest_bytes]):
@@ -204,6 +206,8 @@ def _check_children(raw: bytes, count: int, digest_bytes: int) -> int:
         # A digest starts with its kind; the last child's says the kind, so the length fits too.
         if (digest[0] != kind) if stored else (digest != hole):
             raise Corrupt("malformed child of an interior node")
+        if stored_max is not None and stored > stored_max:
+            raise Corrupt(f"a leaf of {stored} bytes, {stored_max} are the most")
         total += stored
     return total
 

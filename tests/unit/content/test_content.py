@@ -255,6 +255,12 @@ async def test_trees_made_up_by_a_peer() -> None:
                     await attack(
                         source, ContentRef(size=size, root=top.digest, shift=12, stored=stored)
                     )
+    for top in (await node(1, [long, leaf]), await node(1, [leaf, None, long])):
+        ref = ContentRef(size=5 * 4096, root=top.digest, shift=12, stored=top.stored)
+        with pytest.raises(Corrupt):
+            await ContentReader(source, ref).read(0, 10)
+        with pytest.raises(Corrupt):
+            await walk(source, ref, None, 10)
     for ref in (
         ContentRef(size=10, root=leaf.digest, shift=12, stored=4096),  # stores more than it has
         ContentRef(size=10, root=leaf.digest, shift=12),
