@@ -28,6 +28,7 @@ from dfsfs.runtime import World
 log = logging.getLogger(__name__)
 
 METHOD_GET = "blocks.get"
+STOPPING = "this node is stopping"
 RETRY_S = 0.5  # between rounds over all holders while waiting for one to come back
 
 
@@ -63,7 +64,10 @@ class Fetcher:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # who still reads while the node stops reads what is here
 
     async def fetch(self, digest: Digest) -> Buffer:
         """Get a block from the network.
@@ -88,10 +92,14 @@ class Fetcher:
 
     def _start(self, digest: Digest) -> "_Flight":
         flight = self._flights.get(digest)
-        if flight is None:
-            assert self._nursery is not None, "fetch before run"
-            flight = self._flights[digest] = _Flight()
-            self._nursery.start_soon(self._fly, digest, flight)
+        if flight is not None:
+            return flight
+        flight = _Flight()
+        if self._nursery is None:
+            flight.crash(Unavailable(STOPPING))
+            return flight
+        self._flights[digest] = flight
+        self._nursery.start_soon(self._fly, digest, flight)
         return flight
 
     async def _fly(self, digest: Digest, flight: "_Flight") -> None:
@@ -106,7 +114,7 @@ class Fetcher:
         finally:
             self._flights.pop(digest, None)
             if not flight.done.is_set():
-                flight.crash(Unavailable("this node is stopping"))
+                flight.crash(Unavailable(STOPPING))
 
     async def _from_peers(self, digest: Digest) -> Buffer:
         """Ask holders until one gives the right bytes; waits for peers to come back meanwhile."""

@@ -76,7 +76,10 @@ class Replicator:
             for _ in range(COPIERS):
                 nursery.start_soon(self._copy_pending)
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # a write that ends later than this is kept here alone
 
     @property
     def copies_outlive_put(self) -> bool:
@@ -90,7 +93,6 @@ class Replicator:
 
         Takes over the block's share of the budget.
         """
-        assert self._nursery is not None, "put before run"
         order = ranked(digest, self._members.candidates)
         own = self._members.own
         home = order[: self._copies]
@@ -100,7 +102,7 @@ class Replicator:
             wanted = sum(node in self._endpoint.sessions for node in home if node != own)
         else:
             wanted = min(self._concern - 1, len(others))
-        if wanted > 0 and reachable:
+        if wanted > 0 and reachable and self._nursery is not None:
             flight.started()
             self._nursery.start_soon(
                 self._settle, digest, data, new, reachable, wanted, home, flight
