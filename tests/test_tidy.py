@@ -178,7 +178,7 @@ class Door:
 DOORS = (
     Door(frozenset({"sqlite3"}), (), "runtime.Database (apsw bundles a fixed SQLite)"),
     Door(frozenset({"apsw"}), ("runtime/database.py",), "runtime.Database"),
-    Door(frozenset({"ssl", "socket", "cryptography"}), ("net/",), "net"),
+    Door(frozenset({"ssl", "socket", "cryptography"}), ("net/", "testing/"), "net"),
     Door(frozenset({"pyfuse3"}), ("fuse/",), "vfs"),
     Door(
         frozenset({"subprocess", "multiprocessing"}),

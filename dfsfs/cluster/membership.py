@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from dfsfs.base.errors import DfsError, Refused, RemoteProtocolError, SelfConnection
+from dfsfs.base.errors import DfsError, NotDfsNode, Refused, RemoteProtocolError, SelfConnection
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
     GOSSIP_S,
@@ -43,7 +43,7 @@ class _Dialing:
     next_at_s: float = 0.0
     backoff_s: float = RECONNECT_MIN_S
     last_error: str = ""
-    refusal: Refused | None = None
+    refusal: Refused | NotDfsNode | None = None
     busy: bool = False
 
 
@@ -128,7 +128,7 @@ class Membership:
         """Why each bootstrap address could not be joined, for the error at start."""
         return {url: dialing.last_error for url, dialing in self._bootstrap.items()}
 
-    def refusal(self) -> Refused | None:
+    def refusal(self) -> Refused | NotDfsNode | None:
         """The refusal of a bootstrap node, if every bootstrap address was tried and none helped."""
         if not self._bootstrap or any(
             not dialing.last_error for dialing in self._bootstrap.values()
@@ -175,7 +175,7 @@ class Membership:
                     return
                 except DfsError as error:
                     dialing.last_error = str(error)
-                    dialing.refusal = error if isinstance(error, Refused) else None
+                    dialing.refusal = error if isinstance(error, Refused | NotDfsNode) else None
                     log.debug("cannot reach %s: %s", url, error)
                     continue
                 dialing.last_error = ""

@@ -157,7 +157,7 @@ def test_three_ways_not_to_join(place: Place) -> None:
     good(place.node("one"))
     address = place.address("one")
     state = place.directory / "other.state"
-    common = ["--state", state, "--listen", "127.0.0.1:0", "--bootstrap"]
+    common: list[str | Path] = ["--state", state, "--listen", "127.0.0.1:0", "--bootstrap"]
 
     without = run("dfs", "node", *common, address)
     assert without.returncode == 2
@@ -225,7 +225,8 @@ def test_a_first_node_founds_a_network_with_its_key(tmp_path: Path) -> None:
 def test_insecure_nodes_meet_on_this_machine(place: Place) -> None:
     def start(name: str, *more: str) -> None:
         state = place.directory / f"{name}.state"
-        options = ["--state", state, "--listen", "127.0.0.1:0", "--name", name, "--insecure"]
+        options: list[str | Path] = ["--state", state, "--name", name, "--insecure"]
+        options += ["--listen", "127.0.0.1:0"]
         good(run("dfs", "node", *options, *more))
 
     start("one")
