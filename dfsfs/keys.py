@@ -74,16 +74,14 @@ class Keys:
         try:
             inode = self._namespace.lookup(directory, name)
         except NotFound:
-            self._namespace.create(
+            inode = self._namespace.create(
                 directory,
                 name,
                 kind=FileKind.REGULAR,
                 mode=FILE_MODE,
                 uid=os.getuid(),
                 gid=os.getgid(),
-                content=content,
             )
-            return
         if inode.kind == FileKind.DIRECTORY:
             raise IsDirectory(f"{os.fsdecode(name)} is a directory")
         if inode.kind != FileKind.REGULAR:

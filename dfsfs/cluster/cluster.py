@@ -172,8 +172,9 @@ class Cluster:
                 nursery.start_soon(self.membership.session_up, session)
                 nursery.start_soon(self.exchange.send, session)
         except* DfsError as errors:
-            log.info("session with %s: %s", session.peer.name, errors.exceptions[0])
-            session.close(str(errors.exceptions[0]))
+            reason = str(_first(errors))
+            log.info("session with %s: %s", session.peer.name, reason)
+            session.close(reason)
 
     def _session_down(self, session: Session) -> None:
         self.membership.session_down(session.peer.node)
@@ -238,3 +239,10 @@ class Cluster:
                 }
             )
         return result
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first cause inside nested exception groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
