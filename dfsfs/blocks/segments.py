@@ -97,7 +97,10 @@ class SegmentFile:
         Raises:
             Corrupt: the disk cannot give them, or the file ends before.
         """
-        descriptor = self.open()
+        try:
+            descriptor = self.open()
+        except DfsError as error:  # the file is gone or cannot be opened: others may have the block
+            raise Corrupt(str(error)) from error
         try:
             data = os.pread(descriptor, size, offset)
             while len(data) < size:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from dfsfs.base.errors import Corrupt, DfsError, Full, NotFound
+from dfsfs.base.errors import Corrupt, Full, NotFound
 from dfsfs.base.limits import RECLAIM_COUNT_MAX, SEGMENT_BYTES
 from dfsfs.base.types import Digest, DigestKind, digest_of
 from dfsfs.base.units import KIB, MIB
@@ -504,7 +504,7 @@ async def test_a_lost_segment_loses_its_blocks_only(tmp_path: Path) -> None:
 
 @pytest.mark.announce("bad block")
 async def test_a_read_that_the_disk_refuses_is_corrupt(tmp_path: Path) -> None:
-    """A directory in the place of a segment answers every read with EISDIR."""
+    """A directory in the place of a segment cannot even be opened."""
     async with opened(tmp_path) as store:
         blocks = await fill(store, [20 * KIB])
     store = await SegmentStore.open(RealWorld(), tmp_path)
@@ -512,8 +512,9 @@ async def test_a_read_that_the_disk_refuses_is_corrupt(tmp_path: Path) -> None:
     store._files.close()  # so that the next read opens it again
     path.unlink()
     path.mkdir()
-    with pytest.raises(DfsError):
+    with pytest.raises(Corrupt):
         await store.get(blocks[0][0])
+    assert not store.has(blocks[0][0])
     path.rmdir()
     store._index.close()
 
