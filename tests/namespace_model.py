@@ -95,9 +95,7 @@ class View:
         self._show_everything()
 
     def is_directory(self, inode: int) -> bool:
-        return inode == ROOT_INODE or (
-            inode in self.nodes and self.nodes[inode].kind == DIRECTORY
-        )
+        return inode == ROOT_INODE or (inode in self.nodes and self.nodes[inode].kind == DIRECTORY)
 
     # -- rule 1, 2: files ----------------------------------------------------------------------
 
@@ -140,9 +138,7 @@ class View:
         rows = {
             inode: self.links[inode]
             for inode, node in self.nodes.items()
-            if node.kind == DIRECTORY
-            and inode in self.links
-            and self.links[inode].inode == inode
+            if node.kind == DIRECTORY and inode in self.links and self.links[inode].inode == inode
         }
         self.directory_links = rows
 

@@ -29,9 +29,13 @@ def encode(value: Any) -> bytes:
 def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _canonical(value[key]) for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
+    if isinstance(value, _LISTS):  # most items are scalars: they need no call
+        return [_canonical(item) if isinstance(item, _COMPOSITES) else item for item in value]
     return value
+
+
+_LISTS = (list, tuple)
+_COMPOSITES = (list, tuple, dict)
 
 
 def decode(data: bytes | memoryview, *, size_max: int) -> Any:
