@@ -154,6 +154,15 @@ def _stale(history: History, read: Call, write: Call, removals: Sequence[Call]) 
     return "nothing, not"
 
 
+def slow_calls(history: History, longest_s: float) -> list[str]:
+    """Calls that took longer than anything may (promise 16)."""
+    return [
+        f"{call.node} {call.verb} {call.path} took {call.end_s - call.start_s:.1f} s"
+        for call in history.calls
+        if call.end_s is not None and call.end_s - call.start_s > longest_s
+    ]
+
+
 def shared_exclusive_creates(history: History) -> list[str]:
     """Names that two connected mounts both created with O_EXCL at one time (promise 5)."""
     creates = list(history.acknowledged("create"))

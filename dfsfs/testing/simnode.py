@@ -209,12 +209,16 @@ class SimNode:
         if not flags & os.O_APPEND:
             call.written = await self._content_of(data)
         number = await self._open_for_writing(call, path, flags)
-        for start in range(0, len(data), READ_BYTES):
-            await filesystem.write(number, start, data[start : start + READ_BYTES])
-        if sync:
-            await filesystem.fsync(number)
-        await filesystem.flush(number)
-        # Like the kernel, which sends it when close(2) has returned already.
+        try:
+            for start in range(0, len(data), READ_BYTES):
+                await filesystem.write(number, start, data[start : start + READ_BYTES])
+            if sync:
+                await filesystem.fsync(number)
+            await filesystem.flush(number)
+        except DfsError:
+            await filesystem.release(number)
+            raise
+        # The kernel sends it when close(2) has returned already.
         await filesystem.release(number)
 
     async def _open_for_writing(self, call: Call, path: str, flags: int) -> int:
@@ -244,15 +248,16 @@ class SimNode:
     async def _read(self, call: Call, path: str) -> bytes:
         filesystem = self.node.filesystem
         opened = await filesystem.open(self._resolve(path), os.O_RDONLY, PROGRAM)
-        pieces: list[bytes] = []
-        size = 0
-        while piece := bytes(await filesystem.read(opened.number, size, READ_BYTES)):
-            pieces.append(piece)
-            size += len(piece)
+        data = bytearray()
+        try:
+            while piece := await filesystem.read(opened.number, len(data), READ_BYTES):
+                data += piece
+        except DfsError:
+            await filesystem.release(opened.number)
+            raise
         await filesystem.release(opened.number)
-        data = b"".join(pieces)
-        call.read = await self._content_of(data)
-        return data
+        call.read = await self._content_of(bytes(data))
+        return bytes(data)
 
     async def _content_of(self, data: bytes) -> ContentRef:
         """The content ref these bytes have wherever they are written."""
