@@ -16,9 +16,9 @@ from dfsfs.net.session import (
     Reply,
     Request,
     Session,
-    SessionStatistics,
     StreamHandler,
 )
+from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.tls import Credentials
 from dfsfs.net.transport import Address, Listener, Stream, Transport, Transports
 from dfsfs.net.transports import control_transports, insecure_transports, standard_transports

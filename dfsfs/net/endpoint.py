@@ -14,6 +14,7 @@ down alternate for each peer.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -40,6 +41,7 @@ from dfsfs.base.limits import (
 from dfsfs.base.types import NodeId
 from dfsfs.net.greeting import DuplicateConnection, exchange_hello, refuse, wait_admission
 from dfsfs.net.session import CallHandler, Handlers, Peer, Session, StreamHandler
+from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.transport import Address, Listener, Stream, Transports, transport_of
 from dfsfs.runtime import World
 from dfsfs.wire import Connection, Hello
@@ -78,6 +80,7 @@ class Endpoint:
         self._listeners: list[Listener] = []
         self._nursery: trio.Nursery | None = None
         self._handshakes = 0
+        self._past = SessionStatistics()
         self._sessions_changed = trio.lowlevel.ParkingLot()
 
     # -- what it serves -----------------------------------------------------------------------
@@ -102,6 +105,13 @@ class Endpoint:
             self._up.append(up)
         if down is not None:
             self._down.append(down)
+
+    def statistics(self) -> SessionStatistics:
+        """The sum over all sessions, those that ended included."""
+        total = replace(self._past)
+        for session in self.sessions.values():
+            total.add(session.statistics)
+        return total
 
     # -- running ------------------------------------------------------------------------------
 
@@ -264,16 +274,18 @@ class Endpoint:
                 raise DuplicateConnection(peer.node)
             await existing.closed.wait()
         # No await between the look above and the session being there.
-        session = self._install(stream, connection, peer)
-        session.outbox.put(0, connection.send_accept())
-        return session
+        return self._install(stream, connection, peer, connection.send_accept())
 
-    def _install(self, stream: Stream, connection: Connection, peer: Peer) -> Session:
+    def _install(
+        self, stream: Stream, connection: Connection, peer: Peer, accept: bytes = b""
+    ) -> Session:
         old = self.sessions.get(peer.node)
         if old is not None:
             old.close("a newer connection replaces it")
             self._remove(old)
         session = Session(self._world, stream, connection, peer, self._handlers)
+        if accept:
+            session.outbox.put(0, accept)  # before anything that a watcher may send
         self.sessions[peer.node] = session
         self._running().start_soon(self._run_session, session)
         log.info("session with %s (%s) at %s", peer.name, peer.node.hex()[:12], peer.address)
@@ -284,9 +296,9 @@ class Endpoint:
 
     async def _run_session(self, session: Session) -> None:
         try:
-            await session.run()
+            await session.run(ended=self._remove)
         finally:
-            self._remove(session)
+            self._past.add(session.statistics)
 
     def _remove(self, session: Session) -> None:
         """Take a session out, once."""

@@ -25,6 +25,7 @@ from dfsfs.base.limits import (
     URGENT_QUEUE_BYTES_MAX,
 )
 from dfsfs.base.types import Buffer
+from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.transport import Stream
 
 _CONTROL_BYTES_MAX = 2 * URGENT_QUEUE_BYTES_MAX  # with the answers that must not wait
@@ -43,10 +44,16 @@ class _Frame(NamedTuple):
 class Outbox:
     """The sending half of a session."""
 
-    def __init__(self, stream: Stream, failed: Callable[[DfsError], None]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        statistics: SessionStatistics,
+        failed: Callable[[DfsError], None],
+    ) -> None:
         """`failed` is told once that the stream broke while sending."""
         self._stream = stream
         self._failed = failed
+        self._statistics = statistics
         self._urgent: deque[_Frame] = deque()
         self._bulk: deque[_Frame] = deque()
         self._urgent_bytes = 0
@@ -58,7 +65,6 @@ class Outbox:
         self._held = False
         self._room = trio.lowlevel.ParkingLot()
         self._closed = False
-        self.bytes_sent = 0
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -184,7 +190,7 @@ class Outbox:
         self._sending.append(memoryview(frame.head))
         if len(frame.payload):
             self._sending.append(memoryview(frame.payload).cast("B"))
-        self.bytes_sent += frame.size
+        self._statistics.bytes_sent += frame.size
         return True
 
     def _load_urgent(self) -> None:
@@ -201,7 +207,7 @@ class Outbox:
             self._burst += 1
         if not self._bulk:
             self._burst = 0
-        self.bytes_sent += len(joined)
+        self._statistics.bytes_sent += len(joined)
         self._sending.append(memoryview(joined))
 
     def _forget(self, frame: _Frame, *, bulk: bool) -> None:
@@ -221,7 +227,7 @@ class Outbox:
         """Send what is begun, then `head`, then nothing more. `run` must have ended."""
         self.close()
         self._sending.append(memoryview(head))
-        self.bytes_sent += len(head)
+        self._statistics.bytes_sent += len(head)
         self._stream.send_nowait(self._sending)
         while self._sending:
             await self._stream.wait_sendable()

@@ -47,6 +47,7 @@ from dfsfs.base.limits import (
 from dfsfs.base.types import Buffer, NodeId
 from dfsfs.net.message_stream import MessageStream
 from dfsfs.net.outbox import Outbox
+from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.transport import Stream
 from dfsfs.runtime import World
 from dfsfs.wire import (
@@ -118,18 +119,6 @@ class Peer:
     local: bool  # this user or root, on this machine
 
 
-@dataclass(slots=True)
-class SessionStatistics:
-    """What a session has done so far."""
-
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    calls_sent: int = 0
-    calls_served: int = 0
-    calls_refused: int = 0
-    handler_failures: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Handlers:
     """What a node serves, by method. Shared by the sessions of an endpoint."""
@@ -146,9 +135,9 @@ class Session:
     ) -> None:
         self.peer = peer
         self.connection = connection
-        self.outbox = Outbox(stream, self._end)
-        self.closed = trio.Event()
         self.statistics = SessionStatistics()
+        self.outbox = Outbox(stream, self.statistics, self._end)
+        self.closed = trio.Event()
         self.round_trip_s: float | None = None  # smoothed
         self.received_at = world.now_s()
         self.answered_at = (
@@ -273,8 +262,11 @@ class Session:
 
     # -- running ------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve until the session ends or is cancelled. Raises only cancellation and bugs."""
+    async def run(self, ended: Callable[["Session"], None] = lambda session: None) -> None:
+        """Serve until the session ends or is cancelled. Raises only cancellation and bugs.
+
+        `ended` is called as soon as the session is of no more use, before the goodbyes.
+        """
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -285,13 +277,13 @@ class Session:
                     self._end(self._error)  # closed before it ran
                 await self._ending.wait()
                 nursery.cancel_scope.cancel()
+            ended(self)
             await self._say_goodbye()
         finally:
             if self._error is None:
                 self._end(PeerUnreachable(f"session with {self.peer.name} was stopped"))
-            self.outbox.close()
+            ended(self)
             self._stream.close()
-            self.statistics.bytes_sent = self.outbox.bytes_sent
             self.closed.set()
 
     async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
