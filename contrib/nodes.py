@@ -149,10 +149,18 @@ def _unmount(node: LocalNode) -> None:
         quietly("fusermount3", "-uz", node.mountpoint)
 
 
+def _runs(pid: int) -> bool:
+    """Whether the process is there, and not only waiting for its parent to notice its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _wait_end(pid: int) -> bool:
     """Whether a process that is no child of ours has ended in time."""
     deadline = time.monotonic() + END_S
-    while Path(f"/proc/{pid}").exists():
+    while _runs(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

@@ -32,4 +32,5 @@ if [[ ! -d $mountpoint ]] && ! mkdir -p "$mountpoint" 2>/dev/null; then
     echo "$mountpoint cannot be made; choose a place of your own: make run MOUNT=\$HOME/dfs" >&2
     exit 1
 fi
-exec "$dfs_mount" "$mountpoint" "$@"
+"$dfs_mount" "$mountpoint" "$@"
+echo "(the programs are in $(realpath "$(dirname "$dfs_mount")"); from a checkout there: make run ARGS=\"--bootstrap ... --key ...\")"

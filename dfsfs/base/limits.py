@@ -95,6 +95,7 @@ CHECKPOINT_S = 5.0  # how often the write-ahead logs are looked at
 REPAIR_SCAN_S = 600.0  # how often a node compares its blocks with their other holders unasked
 INVALIDATION_TIMEOUT_S = 1.0  # a change is acknowledged even if the kernel has not yet forgotten
 KERNEL_CACHE_S = 3600.0  # entries and attributes; what changes is invalidated
+READER_SETTLE_S = 5.0  # after reaching the end of a file a reader may be given a newer version
 RELATIME_S = 24 * 3600.0  # atime is updated at least so often when a file is read, as Linux does
 HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
 CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
@@ -117,6 +118,7 @@ NODE_NAME_BYTES_MAX = 64
 
 # -- operator face ----------------------------------------------------------------------------
 LOG_BYTES_MAX = 5 * MIB  # the log of a node in the background; one predecessor is kept
+PREDECESSOR_TIMEOUT_S = 5.0  # a start waits so long for a node that was just unmounted to end
 CONTROL_PIECE_BYTES = 256 * KIB  # of a file on its way through the control socket
 CONTROL_ANSWER_BYTES_MAX = 2 * MIB  # a page of a listing, a status
 CONTROL_LIST_COUNT_MAX = 1000  # entries in one page of a listing

@@ -15,10 +15,11 @@ from pathlib import Path
 import trio
 
 from dfsfs.admin import serve_control
+from dfsfs.base.limits import PREDECESSOR_TIMEOUT_S
 from dfsfs.config import Config, parse_address
 from dfsfs.fuse import serve
 from dfsfs.node import Node
-from dfsfs.runtime import ungrouped
+from dfsfs.runtime import DirectoryLock, ungrouped
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter when the loop wants it. The default of 5 ms would be
@@ -50,6 +51,7 @@ async def _serve_storage(config: Config, ready: Callable[[str], None]) -> None:
         async with trio.open_nursery() as nursery:
             # Before the node is there: joining may be what somebody wants to end.
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+            await _wait_for_predecessor(config)
             async with Node(config) as node:
                 await nursery.start(serve_control, node, node.world, config.control_path, {})
                 ready(_summary(node, mountpoint=None))
@@ -64,6 +66,7 @@ async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope
 async def _serve_mount(
     config: Config, mountpoint: Path, options: tuple[str, ...], ready: Callable[[str], None]
 ) -> None:
+    await _wait_for_predecessor(config)
     async with Node(config) as node, trio.open_nursery() as nursery:
         facts = {"mountpoint": str(mountpoint)}
         await nursery.start(serve_control, node, node.world, config.control_path, facts)
@@ -74,6 +77,18 @@ async def _serve_mount(
             ready=lambda: ready(_summary(node, mountpoint=mountpoint)),
         )
         nursery.cancel_scope.cancel()
+
+
+async def _wait_for_predecessor(config: Config) -> None:
+    """Give a node that was just unmounted the moment it needs to close its state.
+
+    `fusermount3 -u` returns when the mount is gone, which is before the node is; a script that
+    mounts again at once means no second node. If one runs and stays, `Node` says so.
+    """
+    lock = DirectoryLock(config.state)
+    with trio.move_on_after(PREDECESSOR_TIMEOUT_S):
+        while lock.is_held_elsewhere():  # noqa: ASYNC110 - the kernel tells nobody of a free lock
+            await trio.sleep(0.02)
 
 
 def _summary(node: Node, *, mountpoint: Path | None) -> str:

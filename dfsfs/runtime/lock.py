@@ -50,6 +50,20 @@ class DirectoryLock:
             raise Refused(f"cannot lock {self._path}: {error}") from error
         self._descriptor = descriptor
 
+    def is_held_elsewhere(self) -> bool:
+        """Whether another process has the lock now."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def release(self) -> None:
         """Give the directory to others. Idempotent."""
         if self._descriptor is not None:

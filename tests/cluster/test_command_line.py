@@ -43,6 +43,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def runs(pid: int) -> bool:
+    """Whether the process is there, and not only waiting for its parent to notice its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class Place:
     """State directories and mountpoints of one test; whatever runs there is ended with it."""
 
@@ -75,7 +83,7 @@ class Place:
         return int((self.directory / f"{name}.state" / "lock").read_text())
 
     def wait_end(self, pid: int) -> None:
-        wait_until(lambda: not Path(f"/proc/{pid}").exists())
+        wait_until(lambda: not runs(pid))
 
     def end(self) -> None:
         for state in self.directory.glob("*.state"):
@@ -117,6 +125,17 @@ def test_a_mount_answers_when_the_program_returns_and_ends_when_unmounted(place:
     assert place.ask("one", "status").returncode == 1
     good(place.mount("one"))
     assert (mountpoint / "file").read_text() == "content"
+
+
+def test_unmount_and_mount_again_without_a_pause(place: Place) -> None:
+    mountpoint = place.directory / "one"
+    for number in range(3):
+        good(place.mount("one"))
+        assert sorted(path.name for path in mountpoint.iterdir()) == [
+            str(earlier) for earlier in range(number)
+        ]
+        (mountpoint / str(number)).touch()
+        subprocess.run(["fusermount3", "-u", mountpoint], check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -32,6 +32,7 @@ def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None
         assert child.stdout.readline() == b"held\n"
         with pytest.raises(Refused, match=f"process {child.pid};.*--state"):
             DirectoryLock(tmp_path / "state").acquire()
+        assert DirectoryLock(tmp_path / "state").is_held_elsewhere()
         child.send_signal(signal.SIGKILL)
     with DirectoryLock(tmp_path / "state"):
         assert (tmp_path / "state" / "lock").read_text() == f"{os.getpid()}\n"
@@ -47,8 +48,11 @@ def test_released_is_free(tmp_path: Path) -> None:
     lock.acquire()
     with pytest.raises(Refused):
         DirectoryLock(tmp_path).acquire()
+    assert DirectoryLock(tmp_path).is_held_elsewhere()  # flock counts open files, not processes
     lock.release()
     lock.release()
+    assert not DirectoryLock(tmp_path).is_held_elsewhere()
+    assert not DirectoryLock(tmp_path / "nothing").is_held_elsewhere()
     with DirectoryLock(tmp_path):
         pass
 
