@@ -51,6 +51,7 @@ from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.transport import Stream
 from dfsfs.runtime import World
 from dfsfs.wire import (
+    CLOSED,
     Call,
     Cancel,
     Connection,
@@ -67,7 +68,6 @@ from dfsfs.wire import (
 )
 from dfsfs.wire import Message as WireMessage
 from dfsfs.wire import Reply as WireReply
-from dfsfs.wire.reasons import CLOSED
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +196,11 @@ class Session:
         with trio.move_on_after(deadline_s):
             await self._wait_slot(len(payload))
             stream, head = self.connection.send_call(method, body, len(payload))
-            self._calls[stream] = trio.lowlevel.current_task()
             self.statistics.calls_sent += 1
             self.outbox.put(stream, head, payload)
+            # The put may have found the stream broken: then nobody would wake this task.
+            self._check()
+            self._calls[stream] = trio.lowlevel.current_task()
 
             def give_up(_raise_cancel: object) -> trio.lowlevel.Abort:
                 # Forgotten at once, or an answer that comes before this task runs wakes it twice.
