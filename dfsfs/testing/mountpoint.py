@@ -28,7 +28,7 @@ from dfsfs.base.limits import ROWS_BATCH_BYTES_MAX
 from dfsfs.base.types import ROOT_INODE, DigestKind, FileKind, InodeId, Origin
 from dfsfs.base.units import MIB
 from dfsfs.blocks import LocalStorage, SegmentStore
-from dfsfs.content import inline_ref
+from dfsfs.content import ContentWriter, inline_ref
 from dfsfs.crdt import HybridClock
 from dfsfs.fuse import serve
 from dfsfs.namespace import (
@@ -199,11 +199,12 @@ class Child:
             state / "namespace.db", schema=SCHEMA, version=SCHEMA_VERSION, cache_bytes=CACHE_BYTES
         )
         self.namespace = _namespace(database, world, Origin(1))
+        self.storage = LocalStorage(world, store)
         self.publication = HeldPublication(store, database, world)
         self.filesystem = TestFilesystem(
             world,
             self.namespace,
-            LocalStorage(world, store),
+            self.storage,
             self.publication,
             facts=LocalFacts(DigestKind.BLAKE3, lambda: _space(store)),
             shift=shift,
@@ -233,11 +234,23 @@ class Child:
         The other replica is brought up to date first, as a connected one would be.
         """
         _exchange(self.namespace, self.elsewhere, Origin(1))
-        self._change(verb, **arguments)
+        if verb == "write_blocks":
+            await self._write_blocks(**arguments)
+        else:
+            self._change(verb, **arguments)
         changes = _exchange(self.elsewhere, self.namespace, Origin(2))
         begin = trio.current_time()
         await self.filesystem.invalidated(changes)
         return trio.current_time() - begin
+
+    async def _write_blocks(self, path: str, letter: str, size: int) -> None:
+        """Give a file more bytes than fit its row; both replicas share the block store."""
+        upload = self.storage.upload()
+        writer = ContentWriter(upload)
+        await writer.write(letter.encode() * size)
+        inode = self.elsewhere.lookup(*self._find(path)).inode
+        self.elsewhere.write(inode, await writer.finish(), mtime_ns=RealWorld().wall_ns())
+        upload.close()
 
     def _change(
         self, verb: str, path: str, *, data: str = "", to: str = "", mode: int = 0o644

@@ -23,11 +23,10 @@ from typing import NamedTuple
 import trio
 
 from dfsfs.base.errors import BadHandle, DfsError, Invalid, IsDirectory, NoAttribute
-from dfsfs.base.limits import RELATIME_S, UNFOLDED_LEAVES_MAX
+from dfsfs.base.limits import READER_SETTLE_S, RELATIME_S, UNFOLDED_LEAVES_MAX
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.base.units import NS_PER_S
 from dfsfs.blocks import Storage
-from dfsfs.content import ContentReader
 from dfsfs.namespace import AttributeChanges, Inode, Namespace
 from dfsfs.runtime import World
 from dfsfs.vfs.attributes import SUID_SGID, Caller, without_privileges
@@ -82,6 +81,11 @@ class Files:
         """From now on files can be written."""
         self._nursery = nursery
 
+    @property
+    def _background(self) -> trio.Nursery:
+        assert self._nursery is not None, "the filesystem does not run"
+        return self._nursery
+
     # -- open and close -----------------------------------------------------------------------
 
     async def open(self, value: Inode, flags: int, caller: Caller) -> Opened:
@@ -106,37 +110,34 @@ class Files:
         """Number a handle of a file that exists or was just created."""
         if value.kind is not FileKind.REGULAR:
             raise (IsDirectory if value.kind is FileKind.DIRECTORY else Invalid)("not a file")
-        file = self._hold(value, privileged=privileged)
+        file = self._find(value, privileged=privileged)
         handle = FileHandle(file, flags, root=caller.uid == 0)
-        # A write through the page cache costs a second request, for security.capability. A handle
-        # that can only write cannot be mapped, so it can do without the page cache (decision 7).
-        direct = handle.writable and not handle.readable
-        handle.direct = direct
+        file.handles.add(handle)
         try:
             number = self._handles.add_file(handle)
         except DfsError:
-            self._let_go(file)
+            self._let_go(handle)
             raise
-        return Opened(number, direct, not self._kernel.pages_pending(value.inode))
+        return Opened(number, handle.direct, not self._kernel.pages_pending(value.inode))
 
-    def _hold(self, value: Inode, *, privileged: bool) -> OpenFile:
+    def _find(self, value: Inode, *, privileged: bool) -> OpenFile:
         file = self._open.get(value.inode)
         if file is None:
             file = OpenFile(value.inode, value.content, privileged=privileged)
             file.unlinked = value.nlink == 0
             self._open[value.inode] = file
-        file.handles += 1
         return file
 
     def _discard(self, number: int) -> None:
         """Undo an open that failed."""
-        self._let_go(self._handles.remove_file(number).file)
+        self._let_go(self._handles.remove_file(number))
 
     async def release(self, number: int) -> None:
         """The last close of a handle; commits what a mapping wrote after the last flush."""
-        file = self._handles.remove_file(number).file
+        handle = self._handles.remove_file(number)
+        file = handle.file
         buffer = file.buffer
-        if file.handles == 1 and buffer is not None and not file.unlinked:
+        if len(file.handles) == 1 and buffer is not None and not file.unlinked:
             try:
                 await self._commit(file)
             except DfsError as error:
@@ -147,17 +148,25 @@ class Files:
                         buffer.size,
                         error,
                     )
-        self._let_go(file)
+        self._let_go(handle)
 
-    def _let_go(self, file: OpenFile) -> None:
-        file.handles -= 1
+    def _let_go(self, handle: FileHandle) -> None:
+        file = handle.file
+        file.handles.discard(handle)
         if file.handles:
+            self._advance(file)
             return
         if file.buffer is not None:
             self._give_up(file)
+        elif file.cached is not file.content:
+            self._kernel.pages_changed(file.inode)
         del self._open[file.inode]
         if file.unlinked:
             self._namespace.drop_orphan(file.inode)
+
+    def _advance(self, file: OpenFile) -> None:
+        if file.advance(self._world.now_s()):
+            self._kernel.pages_changed(file.inode)
 
     def _give_up(self, file: OpenFile) -> None:
         """Forget what is not committed."""
@@ -181,14 +190,41 @@ class Files:
             self._touch_atime(file)
         if file.buffer is not None:
             return await self._waiting(file.inode, file.buffer.read(offset, size))
-        reader = handle.reader
-        if reader is None or handle.content is not file.content:
-            handle.content = file.content
-            reader = handle.reader = ContentReader(self._storage, file.content)
+        content = file.content if handle.direct else file.cached
+        if content is not handle.content or file.cached is not file.content:
+            content = self._version(handle)
+        reader = handle.reader_of(self._storage, content)
+        if offset + size < content.size:
+            handle.end_s = None
+        elif handle.end_s is None:
+            handle.end_s = self._world.now_s()
+            if file.cached is not file.content:
+                self._background.start_soon(self._advance_later, file)
         data = reader.read_nowait(offset, size)
         if data is None:
             data = await self._waiting(file.inode, reader.read(offset, size))
+        if content is not file.content and not handle.direct and len(data) < size:
+            # The kernel takes this for the end of the file, and must look again what it really is.
+            self._background.start_soon(self._correct_size, file.inode)
         return data
+
+    def _version(self, handle: FileHandle) -> ContentRef:
+        """What a handle reads when there is more than one version."""
+        file = handle.file
+        if handle.direct:
+            if handle.content is not None and handle.is_reading(self._world.now_s()):
+                return handle.content
+            return file.content
+        self._advance(file)
+        return file.cached
+
+    async def _advance_later(self, file: OpenFile) -> None:
+        await trio.sleep(READER_SETTLE_S)
+        self._advance(file)
+
+    async def _correct_size(self, inode: InodeId) -> None:
+        """Runs after the answer to the read has gone out."""
+        self._kernel.attributes_changed(inode)
 
     async def _waiting(self, inode: InodeId, read: Awaitable[Buffer]) -> Buffer:
         # The kernel has locked the pages being read.
@@ -248,9 +284,8 @@ class Files:
         return len(data)
 
     def _begin(self, file: OpenFile) -> WriteBuffer:
-        assert self._nursery is not None, "the filesystem does not run"
         file.buffer = WriteBuffer(
-            self._storage, self._budget, self._nursery, file.content, shift=self._shift
+            self._storage, self._budget, self._background, file.content, shift=self._shift
         )
         file.committed = 0
         file.mtime_ns = self._world.wall_ns()
@@ -281,13 +316,14 @@ class Files:
             return
         if value.kind is not FileKind.REGULAR:
             raise (IsDirectory if value.kind is FileKind.DIRECTORY else Invalid)("not a file")
-        file = self._hold(value, privileged=False)
+        handle = FileHandle(self._find(value, privileged=False), os.O_WRONLY, root=True)
+        handle.file.handles.add(handle)
         try:
-            await self._resize(file, size)
-            if not file.unlinked:
-                await self._commit(file)
+            await self._resize(handle.file, size)
+            if not handle.file.unlinked:
+                await self._commit(handle.file)
         finally:
-            self._let_go(file)
+            self._let_go(handle)
 
     async def _resize(self, file: OpenFile, size: int) -> None:
         buffer = file.buffer or self._begin(file)
@@ -323,7 +359,7 @@ class Files:
                     and not file.unlinked
                 ):
                     self._namespace.write(file.inode, written.content, mtime_ns=file.mtime_ns)
-                    file.content = written.content
+                    file.replace(written.content)
                     file.committed = written.sequence
             reached = self._publication.durable if durable else self._publication.visible
             await reached(self._namespace.position)
@@ -389,6 +425,9 @@ class Files:
         file.atime_due = True
         if content is not None:
             file.content = content
+            if not file.advance(self._world.now_s()) and file.cached is not content:
+                # Those at their end already get it when it is sure that they have seen it.
+                self._background.start_soon(self._advance_later, file)
 
     def recheck_links(self, inode: InodeId) -> None:
         """An inode may have lost or found a name elsewhere."""
@@ -399,14 +438,19 @@ class Files:
             else:
                 file.unlinked = False
 
-    def dirty(self) -> set[InodeId]:
-        """Inodes with bytes not yet committed."""
-        return {file.inode for file in self._open.values() if file.buffer is not None}
+    def keeps_pages(self, inode: InodeId) -> bool:
+        """Whether what the page cache has stays for now, although the content changed.
+
+        It has bytes not yet committed, or somebody is reading it.
+        """
+        file = self._open.get(inode)
+        return file is not None and (file.buffer is not None or file.cached is not file.content)
 
     def contents_in_use(self) -> Iterator[tuple[InodeId, ContentRef]]:
         """What open files may still read, whatever the namespace says by now: for gc."""
         for file in self._open.values():
             yield file.inode, file.content
-        for handle in self._handles.files():
-            if handle.content is not None and handle.content is not handle.file.content:
-                yield handle.file.inode, handle.content
+            yield file.inode, file.cached
+            for handle in file.handles:
+                if handle.content is not None:
+                    yield file.inode, handle.content

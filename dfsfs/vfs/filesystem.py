@@ -483,7 +483,7 @@ class Filesystem:
         if expected is None:
             for inode in change.attributes:
                 self._files.recheck_links(inode)
-        self._kernel.changed(change, expected=expected, dirty=self._files.dirty())
+        self._kernel.changed(change, expected=expected, keeps_pages=self._files.keeps_pages)
 
     async def invalidated(self, changes: Sequence[Change]) -> None:
         """Return when this mount's kernel has forgotten what `changes` changed.

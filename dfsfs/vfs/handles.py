@@ -8,12 +8,12 @@ Sync and owned by the filesystem; nothing here waits or writes.
 """
 
 import os
-from collections.abc import Iterator
 from typing import TypeVar
 
 from dfsfs.base.errors import BadHandle, NotFound, TooManyOpen
-from dfsfs.base.limits import OPEN_HANDLES_MAX
+from dfsfs.base.limits import OPEN_HANDLES_MAX, READER_SETTLE_S
 from dfsfs.base.types import ContentRef, FileKind, InodeId
+from dfsfs.blocks import Storage
 from dfsfs.content import ContentReader
 from dfsfs.namespace import Namespace
 from dfsfs.vfs.buffer import WriteBuffer
@@ -27,11 +27,16 @@ class OpenFile:
 
     `content` is what the namespace says. While `buffer` is there it rules instead: changes from
     elsewhere are noted in `content`, and seen when the buffer has been committed or given up.
+
+    `cached` is what the kernel's page cache has, hence what every handle that uses it reads. It
+    stays behind `content` while one of them is in the middle of the file, so that no reader gets a
+    mixture of two versions (promise 6). Handles opened meanwhile bypass the page cache.
     """
 
     __slots__ = (
         "atime_due",
         "buffer",
+        "cached",
         "committed",
         "content",
         "handles",
@@ -44,7 +49,8 @@ class OpenFile:
     def __init__(self, inode: InodeId, content: ContentRef, *, privileged: bool) -> None:
         self.inode = inode
         self.content = content
-        self.handles = 0
+        self.cached = content
+        self.handles: set[FileHandle] = set()
         self.buffer: WriteBuffer | None = None
         self.committed = 0  # `buffer.sequence` that the namespace and the mounts have seen
         self.mtime_ns = 0  # of the buffer's last change
@@ -52,23 +58,42 @@ class OpenFile:
         self.atime_due = True
         self.privileged = privileged  # may have suid, sgid or capabilities that a write must clear
 
-    @property
-    def size(self) -> int:
-        """The size a caller of this mount sees."""
-        return self.content.size if self.buffer is None else self.buffer.size
+    def advance(self, now_s: float) -> bool:
+        """Let the page cache have the present content, if nobody is in the middle of the old."""
+        if self.cached is self.content or any(
+            not handle.direct and handle.is_reading(now_s) for handle in self.handles
+        ):
+            return False
+        self.cached = self.content
+        return True
+
+    def replace(self, content: ContentRef) -> None:
+        """This mount wrote new content: all its handles see it."""
+        self.content = self.cached = content
+        for handle in self.handles:
+            handle.content = None
+            handle.started = False
 
 
 class FileHandle:
-    """One open(2) of a file."""
+    """One open(2) of a file.
+
+    It keeps the version of its first read until it has come to the end, and stayed there for
+    `limits.READER_SETTLE_S`: the kernel reads ahead of the reader, and asks for the last page again
+    when a reader looks whether there is more. So `tail -f` moves on, and a reader that goes through
+    a file never sees two versions.
+    """
 
     __slots__ = (
         "append",
         "content",
         "direct",
+        "end_s",
         "file",
         "readable",
         "reader",
         "root",
+        "started",
         "sync",
         "writable",
     )
@@ -80,10 +105,26 @@ class FileHandle:
         self.writable = mode in (os.O_WRONLY, os.O_RDWR)
         self.append = bool(flags & os.O_APPEND)
         self.sync = bool(flags & (os.O_SYNC | os.O_DSYNC))
-        self.direct = False  # the kernel does not use its page cache for it
+        # A write through the page cache costs a second request, for security.capability. A handle
+        # that can only write cannot be mapped, so it can do without (decision 7).
+        self.direct = (self.writable and not self.readable) or file.cached is not file.content
         self.root = root  # opened by uid 0: writes leave suid and sgid alone
+        self.started = False  # has read something
+        self.end_s: float | None = None  # when it came to the end
         self.reader: ContentReader | None = None
         self.content: ContentRef | None = None  # what `reader` reads
+
+    def is_reading(self, now_s: float) -> bool:
+        """Whether it may be in the middle of its version."""
+        return self.started and (self.end_s is None or now_s - self.end_s < READER_SETTLE_S)
+
+    def reader_of(self, storage: Storage, wanted: ContentRef) -> ContentReader:
+        """A reader of the version this handle is to see."""
+        if self.reader is None or self.content is not wanted:
+            self.content = wanted
+            self.reader = ContentReader(storage, wanted)
+            self.started, self.end_s = True, None
+        return self.reader
 
 
 class DirectoryHandle:
@@ -172,7 +213,3 @@ class HandleTable:
         """Take a handle out; its number never comes back."""
         self.directory(number)
         del self._directories[number]
-
-    def files(self) -> Iterator[FileHandle]:
-        """Every open file handle."""
-        return iter(self._files.values())

@@ -13,7 +13,7 @@ So invalidations of a busy inode are asked for, and not waited for.
 Sync except `invalidated`; called from the loop only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dfsfs.base.errors import DfsError
 from dfsfs.base.types import ROOT_INODE, InodeId
@@ -76,13 +76,16 @@ class KernelView:
     # -- what it must forget ------------------------------------------------------------------
 
     def changed(
-        self, change: Change, *, expected: Iterable[EntryName] | None, dirty: set[InodeId]
+        self,
+        change: Change,
+        *,
+        expected: Iterable[EntryName] | None,
+        keeps_pages: Callable[[InodeId], bool],
     ) -> None:
         """Have the kernel forget what a commit changed.
 
         `expected`: entries the kernel changes by itself, because its own call made the commit; None
-        if something else did. `dirty`: files whose pages hold bytes written here and not yet
-        committed: their pages stay, and win when they are.
+        if something else did. `keeps_pages`: whether a file's pages must stay for now.
         """
         known, busy = self._lookups, self._busy
         for directory, name in change.entries:
@@ -98,7 +101,7 @@ class KernelView:
                 self._invalidator.attributes(inode)
         for inode in change.contents:
             if inode in known:
-                if inode in dirty:
+                if keeps_pages(inode):
                     self._invalidator.attributes(inode)
                 else:
                     self._invalidator.pages(inode, busy=inode in busy)

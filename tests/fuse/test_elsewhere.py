@@ -1,14 +1,24 @@
 """Changes made elsewhere: this mount's kernel must show them once they are acknowledged."""
 
+import contextlib
 import mmap
 import os
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dfsfs.base.limits import INVALIDATION_TIMEOUT_S
 from dfsfs.testing.mountpoint import MountedNode
+
+
+@contextlib.contextmanager
+def generous_deadline() -> Iterator[Callable[[], bool]]:
+    """A generous deadline for what must happen some time."""
+    end = time.monotonic() + 60
+    yield lambda: time.monotonic() > end
 
 
 def inside(directory: Path) -> str:
@@ -40,7 +50,12 @@ def test_a_mapping_shows_new_bytes(node: MountedNode, directory: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert mapped[:3] == b"aaa"
         node.ask("write", path=f"{inside(directory)}/file", data="b" * 3000)
-        assert mapped[:3] == b"bbb"
+        assert path.read_bytes() == b"b" * 3000
+        # Who has read to the end is given the new version when he is sure to have seen the old.
+        with generous_deadline() as expired:
+            while mapped[:3] == b"aaa" and not expired():
+                time.sleep(0.05)
+        assert mapped[:] == b"b" * 3000
 
 
 def test_names_that_go_and_move(node: MountedNode, directory: Path) -> None:
@@ -140,3 +155,30 @@ def test_many_changes_at_once(node: MountedNode, directory: Path) -> None:
         node.ask("write", path=f"{inside(directory)}/{number}", data="there")
         assert (directory / f"{number}").read_bytes() == b"there"
         assert (directory / f"{number + 1}").read_bytes() == b"here"
+
+
+def test_a_reader_in_the_middle_of_a_file_keeps_its_version(
+    node: MountedNode, directory: Path
+) -> None:
+    path, name = directory / "file", f"{inside(directory)}/file"
+    old, new = b"o" * 3_000_000, b"n" * 3_500_000
+    path.write_bytes(old)
+    with path.open("rb", buffering=0) as reader:
+        os.posix_fadvise(reader.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+        read = reader.read(500_000)
+        node.ask("write_blocks", path=name, letter="n", size=len(new))
+        # Others see the new version at once, whole.
+        assert path.stat().st_size == len(new)
+        with path.open("rb") as other:
+            assert other.read() == new
+        while piece := reader.read(500_000):
+            read += piece
+        assert read == old
+        # At its end it moves on, as tail -f wants.
+        with generous_deadline() as expired:
+            while not (piece := reader.read()) and not expired():
+                time.sleep(0.05)
+        assert piece == new[len(old) :]
+    assert path.read_bytes() == new
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert mapped[:] == new
