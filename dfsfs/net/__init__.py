@@ -2,6 +2,7 @@
 
 from dfsfs.net.addresses import local_addresses
 from dfsfs.net.endpoint import Endpoint
+from dfsfs.net.handlers import CallHandler, Peer, Reply, Request, StreamHandler
 from dfsfs.net.identity import (
     NetworkKey,
     NodeIdentity,
@@ -10,14 +11,7 @@ from dfsfs.net.identity import (
     network_id,
 )
 from dfsfs.net.message_stream import Message, MessageStream
-from dfsfs.net.session import (
-    CallHandler,
-    Peer,
-    Reply,
-    Request,
-    Session,
-    StreamHandler,
-)
+from dfsfs.net.session import Session
 from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.tls import Credentials
 from dfsfs.net.transport import Address, Listener, Stream, Transport, Transports

@@ -40,12 +40,12 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import NodeId
 from dfsfs.net.greeting import DuplicateConnection, exchange_hello, refuse, wait_admission
-from dfsfs.net.session import CallHandler, Handlers, Peer, Session, StreamHandler
+from dfsfs.net.handlers import CallHandler, Handlers, Peer, StreamHandler
+from dfsfs.net.session import Session
 from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.transport import Address, Listener, Stream, Transports, transport_of
 from dfsfs.runtime import World
-from dfsfs.wire import Connection, Hello
-from dfsfs.wire.connection import VERSION_MAX, VERSION_MIN
+from dfsfs.wire import VERSION_MAX, VERSION_MIN, Connection, Hello
 
 log = logging.getLogger(__name__)
 

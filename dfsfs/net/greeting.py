@@ -9,8 +9,17 @@ from contextlib import suppress
 from dfsfs.base.errors import DfsError, NotDfsNode, PeerUnreachable, Refused, RemoteProtocolError
 from dfsfs.base.types import NodeId
 from dfsfs.net.transport import Stream, send_all
-from dfsfs.wire import Accept, Connection, Event, Goodbye, Hello, code_of, error_of, text_of
-from dfsfs.wire.reasons import DUPLICATE
+from dfsfs.wire import (
+    DUPLICATE,
+    Accept,
+    Connection,
+    Event,
+    Goodbye,
+    Hello,
+    code_of,
+    error_of,
+    text_of,
+)
 
 
 class DuplicateConnection(DfsError):

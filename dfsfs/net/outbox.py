@@ -80,10 +80,10 @@ class Outbox:
         Raises:
             PeerUnreachable: the outbox was closed.
         """
-        while not self.has_room(size):
-            if self._closed:
-                raise PeerUnreachable("the session has ended")
+        while not self._closed and not self.has_room(size):
             await self._room.park()
+        if self._closed:
+            raise PeerUnreachable("the session has ended")
 
     def put(self, stream: int, head: bytes, payload: Buffer = b"") -> None:
         """Queue one frame, or send it now. `payload` must not change until it is sent.

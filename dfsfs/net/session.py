@@ -18,8 +18,7 @@ is answered: a `DfsError` by its code, anything else as `PeerFailed`, logged her
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import outcome
 import trio
@@ -44,7 +43,8 @@ from dfsfs.base.limits import (
     SESSION_LEASE_S,
     STREAMS_PER_SESSION_MAX,
 )
-from dfsfs.base.types import Buffer, NodeId
+from dfsfs.base.types import Buffer
+from dfsfs.net.handlers import Handlers, Peer, Reply, Request, StreamHandler
 from dfsfs.net.message_stream import MessageStream
 from dfsfs.net.outbox import Outbox
 from dfsfs.net.statistics import SessionStatistics
@@ -73,58 +73,6 @@ log = logging.getLogger(__name__)
 
 _PINGS_MAX = 1000  # unanswered; the lease ends most sessions long before
 _ROUND_TRIP_WEIGHT = 1 / 8  # of a new measurement, as TCP does (RFC 6298)
-
-
-class Request(NamedTuple):
-    """What a call handler is asked."""
-
-    body: Any
-    payload: Buffer
-
-
-class Reply(NamedTuple):
-    """The answer to a call. `payload` must not change after it has been returned."""
-
-    body: Any = None
-    payload: Buffer = b""
-
-
-class CallHandler(Protocol):
-    """Answers calls of one method: an async function, or a plain one that never waits."""
-
-    def __call__(self, session: "Session", request: Request, /) -> Reply | Awaitable[Reply]:
-        """Answer, or raise a `DfsError` that the caller will see."""
-        ...
-
-
-class StreamHandler(Protocol):
-    """Serves message streams of one method; the stream ends when it returns."""
-
-    def __call__(self, session: "Session", stream: MessageStream, /) -> Awaitable[None]:
-        """Receive and send; a `DfsError` raised is what the peer sees."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """The other node, as its hello and the transport describe it."""
-
-    node: NodeId
-    name: str
-    fields: dict[str, Any]  # of the hello; the layer that reads one checks it
-    instance: bytes  # another one after every start
-    address: str  # where the connection leads to or comes from
-    dialled: bool  # by us
-    proved: bool  # the transport has proved `node`
-    local: bool  # this user or root, on this machine
-
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """What a node serves, by method. Shared by the sessions of an endpoint."""
-
-    calls: dict[str, CallHandler] = field(default_factory=dict)
-    streams: dict[str, StreamHandler] = field(default_factory=dict)
 
 
 class Session:

@@ -1,6 +1,12 @@
 """Floor 1: the wire protocol without input or output. Bytes in, events out; see doc/protocol.md."""
 
-from dfsfs.wire.connection import Connection, State, StreamCredit
+from dfsfs.wire.connection import (
+    VERSION_MAX,
+    VERSION_MIN,
+    Connection,
+    State,
+    StreamCredit,
+)
 from dfsfs.wire.events import (
     Accept,
     Call,
@@ -18,10 +24,14 @@ from dfsfs.wire.events import (
     Reply,
 )
 from dfsfs.wire.frames import PREFACE, Frame, FrameReader, FrameType
-from dfsfs.wire.reasons import code_of, error_of, text_of
+from dfsfs.wire.reasons import CLOSED, DUPLICATE, code_of, error_of, text_of
 
 __all__ = [
+    "CLOSED",
+    "DUPLICATE",
     "PREFACE",
+    "VERSION_MAX",
+    "VERSION_MIN",
     "Accept",
     "Call",
     "Cancel",

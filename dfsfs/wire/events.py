@@ -78,7 +78,7 @@ class Credit(NamedTuple):
     """The other side has consumed messages: so many more bytes may be sent on this stream."""
 
     stream: int
-    count: int
+    amount: int
 
 
 class Cancel(NamedTuple):
