@@ -1,7 +1,7 @@
 """The write buffer against a bytearray, over a real tree in a memory store."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -56,8 +56,8 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(nursery: trio.Nursery) -> AsyncIterator[Bench]:
-    yield Bench(nursery)
+async def bench(nursery: trio.Nursery) -> Bench:
+    return Bench(nursery)
 
 
 async def test_small_content_is_inline_and_needs_no_block(bench: Bench) -> None:
@@ -75,7 +75,7 @@ async def test_whole_blocks_are_stored_while_writing_goes_on(bench: Bench) -> No
     buffer.write(0, data)
     with trio.fail_after(30):
         while bench.store.usage().block_count < 3:
-            await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.001)
     assert await buffer.read(0, len(data)) == data
     written = await buffer.write_back()
     assert await bench.bytes_of(written.content) == data
@@ -146,14 +146,18 @@ async def test_a_full_store_fails_the_writer_instead_of_stopping_it(nursery: tri
     bench = Bench(nursery, budget=2 * BLOCK)
     bench.storage.failure = Full("no space")
     buffer = bench.buffer()
-    with pytest.raises(Full), trio.fail_after(30):
+
+    async def write_on() -> None:
         for index in range(10):
             buffer.write(index * BLOCK, b"b" * BLOCK)
             await bench.budget.relieve()
+
+    with pytest.raises(Full), trio.fail_after(30):
+        await write_on()
     buffer.close()
     with trio.fail_after(30):
         while bench.budget.used:
-            await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 async def test_a_file_may_not_grow_beyond_its_limit(bench: Bench) -> None:
@@ -249,7 +253,7 @@ async def test_any_history_reads_as_a_bytearray(nursery: trio.Nursery, seed: int
     await model.run(150)
     with trio.fail_after(30):
         while bench.budget.used:
-            await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 async def test_equal_bytes_have_equal_content_however_they_were_written(bench: Bench) -> None:
@@ -288,5 +292,5 @@ async def test_an_upload_is_closed_after_the_last_put_of_a_buffer_given_up(bench
     bench.storage.gate.set()
     with trio.fail_after(30):
         while bench.budget.used:
-            await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.001)
     assert len(bench.store.pins) == 0

@@ -1,0 +1,399 @@
+"""The verbs over a real namespace: what they commit, wait for, and tell the kernel."""
+
+import os
+import random
+import stat
+
+import pytest
+import trio
+import trio.testing
+
+from dfsfs.base.errors import (
+    BadHandle,
+    Exists,
+    Full,
+    Invalid,
+    IsDirectory,
+    NameTooLong,
+    NoAttribute,
+    NotDirectory,
+    NotFound,
+    NotPermitted,
+    NotSupported,
+    Stale,
+)
+from dfsfs.base.limits import READER_SETTLE_S
+from dfsfs.base.types import ROOT_INODE, FileKind
+from dfsfs.content import ContentWriter, inline_ref
+from dfsfs.namespace import AttributeChanges
+from dfsfs.vfs import Caller, SetAttributes
+from tests.unit.vfs.conftest import BLOCK, ROOT, Bench
+
+USER = Caller(1000, 1000)
+
+
+async def test_every_change_of_names_waits_until_it_is_visible(bench: Bench) -> None:
+    fs = bench.filesystem
+    calls = bench.publication.visible_calls
+    seen = 0
+    directory = await fs.mkdir(ROOT_INODE, b"d", 0o755, ROOT)
+    opened, value = await fs.create(directory.inode, b"f", 0o644, os.O_WRONLY, ROOT)
+    for call in (
+        fs.mknod(ROOT_INODE, b"n", stat.S_IFIFO | 0o600, 0, ROOT),
+        fs.symlink(ROOT_INODE, b"s", b"target", ROOT),
+        fs.link(value.inode, ROOT_INODE, b"l"),
+        fs.rename(ROOT_INODE, b"l", ROOT_INODE, b"m"),
+        fs.setattr(value.inode, SetAttributes(mode=0o600)),
+        fs.setxattr(value.inode, b"user.a", b"1"),
+        fs.removexattr(value.inode, b"user.a"),
+        fs.unlink(ROOT_INODE, b"m"),
+        fs.unlink(directory.inode, b"f"),
+        fs.rmdir(ROOT_INODE, b"d"),
+    ):
+        seen = len(calls)
+        await call
+        assert calls[seen:] == [bench.namespace.position]
+    seen = len(calls)
+    await fs.release(opened.number)
+    assert len(calls) == seen
+
+
+async def test_writing_waits_for_nobody_and_closing_does(bench: Bench) -> None:
+    fs = bench.filesystem
+    opened, value = await fs.create(ROOT_INODE, b"f", 0o644, os.O_WRONLY, ROOT)
+    bench.publication.gate = trio.Event()
+    await fs.write(opened.number, 0, b"x" * 3 * BLOCK)
+    assert bench.namespace.get(value.inode).size == 0
+    assert fs.getattr(value.inode).size == 3 * BLOCK
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fs.flush, opened.number)
+        with trio.fail_after(30):
+            while bench.namespace.get(value.inode).size == 0:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        # Still waiting for others, and writing goes on.
+        await fs.write(opened.number, 0, b"y")
+        assert bench.publication.durable_calls == []
+        bench.publication.gate.set()
+    await fs.fsync(opened.number)
+    assert bench.publication.durable_calls == [bench.namespace.position]
+    await fs.release(opened.number)
+    assert await bench.bytes_of(value.inode) == b"y" + b"x" * (3 * BLOCK - 1)
+
+
+async def test_a_clean_close_commits_nothing(bench: Bench) -> None:
+    inode = await bench.put(b"f", b"data")
+    before = bench.namespace.position
+    opened = await bench.filesystem.open(inode, os.O_RDWR, ROOT)
+    await bench.filesystem.flush(opened.number)
+    await bench.filesystem.release(opened.number)
+    assert bench.namespace.position == before
+
+
+async def test_truncation_at_open_is_committed_by_the_close(bench: Bench) -> None:
+    inode = await bench.put(b"f", b"data")
+    opened = await bench.filesystem.open(inode, os.O_WRONLY | os.O_TRUNC, ROOT)
+    # Others go on seeing the old version, whole, until the new one is closed.
+    assert bench.namespace.get(inode).size == 4
+    assert bench.filesystem.getattr(inode).size == 0
+    await bench.filesystem.flush(opened.number)
+    assert bench.namespace.get(inode).size == 0
+    await bench.filesystem.release(opened.number)
+
+
+async def test_failures_come_out_of_flush_and_nothing_is_lost_before_the_release(
+    bench: Bench,
+) -> None:
+    fs = bench.filesystem
+    data = random.Random(1).randbytes(2 * BLOCK)
+    opened, value = await fs.create(ROOT_INODE, b"f", 0o644, os.O_RDWR, ROOT)
+    bench.storage.failure = Full("no space")
+    await fs.write(opened.number, 0, data)
+    for call in (fs.flush, fs.fsync, fs.flush):
+        with pytest.raises(Full):
+            await call(opened.number)
+    assert bytes(await fs.read(opened.number, 0, 3 * BLOCK)) == data
+    bench.storage.failure = None
+    await fs.flush(opened.number)
+    await fs.release(opened.number)
+    assert await bench.bytes_of(value.inode) == data
+
+
+@pytest.mark.announce("bytes written were lost")
+async def test_what_cannot_be_stored_is_given_up_with_the_last_handle(bench: Bench) -> None:
+    inode = await bench.put(b"f", b"old")
+    opened = await bench.filesystem.open(inode, os.O_RDWR, ROOT)
+    bench.storage.failure = Full("no space")
+    await bench.filesystem.write(opened.number, 0, b"x" * 2 * BLOCK)
+    await bench.filesystem.release(opened.number)
+    bench.storage.failure = None
+    assert ("pages", inode, True) in bench.kernel.take()
+    assert await bench.bytes_of(inode) == b"old"
+
+
+async def test_what_was_written_after_the_last_flush_is_committed_by_the_release(
+    bench: Bench,
+) -> None:
+    inode = await bench.put(b"f", b"old")
+    opened = await bench.filesystem.open(inode, os.O_RDWR, ROOT)
+    await bench.filesystem.flush(opened.number)
+    await bench.filesystem.write(opened.number, 0, b"map")
+    await bench.filesystem.release(opened.number)
+    assert await bench.bytes_of(inode) == b"map"
+
+
+async def test_a_file_without_a_name_is_not_committed(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"old")
+    opened = await fs.open(inode, os.O_RDWR, ROOT)
+    await fs.unlink(ROOT_INODE, b"f")
+    position = bench.namespace.position
+    await fs.write(opened.number, 0, b"new")
+    await fs.flush(opened.number)
+    await fs.fsync(opened.number)
+    assert bytes(await fs.read(opened.number, 0, 10)) == b"new"
+    assert fs.getattr(inode).nlink == 0
+    assert {inode for inode, _ in fs.contents_in_use()} == {inode}
+    await fs.release(opened.number)
+    assert bench.namespace.position == position
+    assert list(fs.contents_in_use()) == []
+
+
+async def test_a_name_taken_elsewhere(bench: Bench) -> None:
+    bench.elsewhere.create(ROOT_INODE, b"f", kind=FileKind.REGULAR, mode=0o644, uid=0, gid=0)
+    bench.push()
+    with pytest.raises(Exists):
+        await bench.filesystem.create(ROOT_INODE, b"f", 0o644, os.O_EXCL | os.O_RDWR, ROOT)
+    with pytest.raises(Stale):
+        await bench.filesystem.create(ROOT_INODE, b"f", 0o644, os.O_RDWR, ROOT)
+
+
+async def test_the_kernel_is_told_what_others_changed_and_only_that(bench: Bench) -> None:
+    fs, kernel = bench.filesystem, bench.kernel
+    inode = await bench.put(b"f", b"data")
+    other = await bench.put(b"unknown", b"data")
+    fs.forget(other, 1)
+    await fs.setattr(inode, SetAttributes(mode=0o600))
+    await fs.rename(ROOT_INODE, b"f", ROOT_INODE, b"g")
+    assert [note for note in kernel.take() if note[0] != "attributes"] == []
+    bench.pull()
+    bench.elsewhere.write(inode, inline_ref(b"new"), mtime_ns=1)
+    bench.elsewhere.write(other, inline_ref(b"new"), mtime_ns=1)
+    bench.elsewhere.rename(ROOT_INODE, b"g", ROOT_INODE, b"h")
+    changes = bench.push()
+    notes = kernel.take()
+    assert ("pages", inode, False) in notes
+    assert ("entry", ROOT_INODE, b"g", False) in notes
+    assert ("entry", ROOT_INODE, b"h", False) in notes
+    assert not any(other in note for note in notes), "the kernel knows nothing of it"
+    await fs.invalidated(changes)
+    assert kernel.settles == 1
+    bench.elsewhere.set_attributes(inode, AttributeChanges(mode=0o640))
+    bench.push()
+    assert ("attributes", inode) in kernel.take()
+
+
+async def test_local_changes_that_no_kernel_asked_for_are_told_to_it(bench: Bench) -> None:
+    inode = await bench.put(b"f", b"data")
+    bench.kernel.take()
+    bench.namespace.write(inode, inline_ref(b"by the library"), mtime_ns=1)
+    bench.namespace.rename(ROOT_INODE, b"f", ROOT_INODE, b"g")
+    notes = bench.kernel.take()
+    assert ("pages", inode, False) in notes
+    assert ("entry", ROOT_INODE, b"f", False) in notes
+
+
+async def test_what_a_waiting_handler_has_locked_is_asked_for_as_busy(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"data")
+    bench.pull()
+    bench.kernel.take()
+    bench.publication.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fs.mkdir, ROOT_INODE, b"d", 0o755, ROOT)
+        nursery.start_soon(fs.setattr, inode, SetAttributes(mode=0o600))
+        await trio.testing.wait_all_tasks_blocked()
+        bench.elsewhere.unlink(ROOT_INODE, b"f")
+        bench.push()
+        bench.publication.gate.set()
+    assert ("entry", ROOT_INODE, b"f", True) in bench.kernel.take()
+
+
+async def test_an_answer_that_waited_is_true_when_it_is_given(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"data")
+    bench.pull()
+    bench.publication.gate = trio.Event()
+    modes: list[int] = []
+
+    async def link() -> None:
+        modes.append((await fs.link(inode, ROOT_INODE, b"l")).mode)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.elsewhere.set_attributes(inode, AttributeChanges(mode=0o604))
+        bench.push()
+        bench.publication.gate.set()
+    assert modes == [0o604]
+
+
+async def test_bytes_written_here_win_over_those_from_elsewhere(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"old")
+    bench.pull()
+    opened = await fs.open(inode, os.O_RDWR, ROOT)
+    await fs.write(opened.number, 0, b"new")
+    bench.kernel.take()
+    bench.elsewhere.write(inode, inline_ref(b"elsewhere"), mtime_ns=1)
+    bench.push()
+    assert not any(note[0] == "pages" for note in bench.kernel.take())
+    assert bytes(await fs.read(opened.number, 0, 100)) == b"new"
+    await fs.flush(opened.number)
+    await fs.release(opened.number)
+    assert await bench.bytes_of(inode) == b"new"
+
+
+async def _write_elsewhere(bench: Bench, inode: int, data: bytes) -> None:
+    upload = bench.storage.upload()
+    writer = ContentWriter(upload, 12)
+    await writer.write(data)
+    content = await writer.finish()
+    bench.elsewhere.write(bench.namespace.get(inode).inode, content, mtime_ns=1)  # type: ignore[arg-type]
+    bench.push()
+    upload.close()
+
+
+async def test_versions_of_readers(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    fs = bench.filesystem
+    old, new, newer = b"o" * 10 * BLOCK, b"n" * 12 * BLOCK, b"m" * 11 * BLOCK
+    inode = await bench.put(b"f", old)
+    bench.pull()
+    reader = await fs.open(inode, os.O_RDONLY, ROOT)
+    assert not reader.direct
+    assert bytes(await fs.read(reader.number, 0, BLOCK)) == old[:BLOCK]
+    bench.kernel.take()
+    await _write_elsewhere(bench, inode, new)
+    assert bench.kernel.take() == [("attributes", inode)], "its pages are being read"
+    second = await fs.open(inode, os.O_RDONLY, ROOT)
+    assert second.direct, "the page cache has the old version"
+    assert bytes(await fs.read(second.number, 0, BLOCK)) == new[:BLOCK]
+    await _write_elsewhere(bench, inode, newer)
+    assert bytes(await fs.read(second.number, BLOCK, 20 * BLOCK)) == new[BLOCK:]
+    assert bytes(await fs.read(reader.number, BLOCK, 20 * BLOCK)) == old[BLOCK:]
+    await trio.sleep(READER_SETTLE_S * 2)
+    assert ("pages", inode, True) in bench.kernel.take()
+    for handle in (reader, second):
+        assert bytes(await fs.read(handle.number, 0, 20 * BLOCK)) == newer
+        await fs.release(handle.number)
+
+
+async def test_the_page_cache_is_given_up_with_the_last_reader_of_an_old_version(
+    bench: Bench,
+) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"o" * 10 * BLOCK)
+    bench.pull()
+    reader = await fs.open(inode, os.O_RDONLY, ROOT)
+    await fs.read(reader.number, 0, BLOCK)
+    await _write_elsewhere(bench, inode, b"n" * 10 * BLOCK)
+    bench.kernel.take()
+    await fs.release(reader.number)
+    assert bench.kernel.notes == [("pages", inode, True)]
+    again = await fs.open(inode, os.O_RDONLY, ROOT)
+    assert not again.direct
+    assert not again.keep_pages, "the kernel may not have forgotten them yet"
+    await fs.release(again.number)
+
+
+async def test_directories(bench: Bench) -> None:
+    fs = bench.filesystem
+    for number in range(10):
+        await bench.put(b"%d" % number, b"x")
+    handle = fs.opendir(ROOT_INODE)
+    names = []
+    for entry in fs.readdir(handle, 0):
+        names.append(entry.name)
+        if len(names) == 5:
+            position = entry.position
+            break
+    await fs.unlink(ROOT_INODE, b"0")
+    await fs.unlink(ROOT_INODE, b"7")
+    await bench.put(b"new", b"x")
+    names += [entry.name for entry in fs.readdir(handle, position)]
+    assert sorted(names) == sorted([b".", b"..", *(b"%d" % n for n in range(10) if n != 7)])
+    assert b"new" in [entry.name for entry in fs.readdir(handle, 0)]
+    await fs.fsyncdir(handle)
+    assert bench.publication.durable_calls == [bench.namespace.position]
+    fs.releasedir(handle)
+    with pytest.raises(BadHandle):
+        list(fs.readdir(handle, 0))
+    with pytest.raises(NotDirectory):
+        fs.opendir(await bench.put(b"file", b""))
+
+
+async def test_groups_of_setgid_directories(bench: Bench) -> None:
+    fs = bench.filesystem
+    parent = await fs.mkdir(ROOT_INODE, b"d", 0o2775, Caller(0, 50))
+    inner = await fs.mkdir(parent.inode, b"d", 0o755, USER)
+    assert (inner.gid, inner.mode) == (50, 0o2755)
+    link = await fs.symlink(parent.inode, b"l", b"x", USER)
+    assert (link.uid, link.gid) == (1000, 50)
+
+
+async def test_extended_attributes(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"data")
+    await fs.setxattr(inode, b"user.a", b"1", create=True)
+    with pytest.raises(Exists):
+        await fs.setxattr(inode, b"user.a", b"2", create=True)
+    with pytest.raises(NotSupported):
+        await fs.setxattr(inode, b"system.posix_acl_access", b"")
+    with pytest.raises(NotPermitted):
+        await fs.setxattr(inode, b"user.dfs.key", b"")
+    assert fs.listxattr(inode) == [b"user.a"]
+    assert (await fs.getxattr(inode, b"user.dfs.key")).endswith(b":4")
+    with pytest.raises(NoAttribute):
+        await fs.getxattr(ROOT_INODE, b"user.dfs.key")
+
+
+async def test_errors(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"data")
+    with pytest.raises(NameTooLong):
+        fs.lookup(ROOT_INODE, b"x" * 256)
+    with pytest.raises(NotFound):
+        fs.lookup(ROOT_INODE, b"missing")
+    with pytest.raises(Invalid):
+        await fs.rename(ROOT_INODE, b"f", ROOT_INODE, b"g", 4)
+    with pytest.raises(Invalid):
+        await fs.mknod(ROOT_INODE, b"x", stat.S_IFDIR, 0, ROOT)
+    with pytest.raises(Invalid):
+        fs.readlink(inode)
+    with pytest.raises(IsDirectory):
+        await fs.open(ROOT_INODE, os.O_RDONLY, ROOT)
+    reader = await fs.open(inode, os.O_RDONLY, ROOT)
+    with pytest.raises(BadHandle):
+        await fs.write(reader.number, 0, b"x")
+    await fs.release(reader.number)
+    for call in (fs.read(reader.number, 0, 1), fs.flush(reader.number), fs.release(reader.number)):
+        with pytest.raises(BadHandle):
+            await call
+
+
+async def test_access(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"data", mode=0o640)
+    assert fs.access(inode, os.R_OK | os.W_OK, ROOT)
+    assert not fs.access(inode, os.X_OK, ROOT)
+    assert not fs.access(inode, os.R_OK, USER)
+    assert fs.access(inode, os.R_OK, Caller(1000, 1000, frozenset({0})))
+    assert not fs.access(inode, os.W_OK, Caller(1000, 0))
+    assert fs.access(ROOT_INODE, os.X_OK, ROOT)
+
+
+async def test_statfs(bench: Bench) -> None:
+    before = bench.filesystem.statfs()
+    await bench.put(b"f", b"data")
+    after = bench.filesystem.statfs()
+    assert after.files == before.files + 1
+    assert (after.capacity_bytes, after.free_bytes) == (1000, 400)
