@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from dfsfs.base import limits
@@ -21,7 +22,7 @@ from dfsfs.base.errors import (
     PeerUnreachable,
 )
 from dfsfs.net import Endpoint, MessageStream, Reply, Request, Session
-from tests.unit.net.conftest import Net, until
+from tests.unit.net.conftest import GENEROUS_S, Net, until
 
 Serve = Callable[[Endpoint], None]
 BLOCK = bytes(range(256)) * 1024
@@ -485,3 +486,41 @@ async def test_pings_measure_and_fail_with_the_session(net: Net, autojump_clock:
 
         net.network.partition({"a"}, {"b"})
         nursery.start_soon(ask)
+
+
+@pytest.mark.announce("handler of fail failed")
+async def test_a_handler_that_fails_while_it_is_cancelled_harms_nobody(net: Net) -> None:
+    failed = trio.Event()
+
+    async def fail(session: Session, request: Request) -> Reply:
+        async def clean_up_badly() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                failed.set()
+                raise ZeroDivisionError
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(clean_up_badly)
+            nursery.start_soon(trio.sleep_forever)
+        return Reply()
+
+    near, far = await net.pair(calls(fail=fail, echo=echo))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.call, "fail")
+        await until(lambda: far.connection.calls_in == 1)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    with trio.fail_after(GENEROUS_S):
+        await failed.wait()
+    assert (await near.call("echo", 1)).body == 1
+
+
+async def test_a_call_that_finds_the_stream_broken_while_sending_fails(net: Net) -> None:
+    near, _ = await net.pair(calls(echo=echo))
+    await near.call("echo", 1)  # the outbox is idle: the next call sends in its own task
+    net.network.cut("a", "b")
+    with trio.fail_after(GENEROUS_S), pytest.raises(PeerUnreachable):
+        await near.call("echo", 2)
+    assert near.connection.calls_out <= 1
+    assert not near._calls
