@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
 from dfsfs.base.errors import DfsError
-from dfsfs.base.types import Digest, FileKind, digest_text
+from dfsfs.base.types import ContentRef, Digest, FileKind, digest_text
 from dfsfs.cluster.placement import replica_set
 from dfsfs.content import ContentReader
 from dfsfs.testing.history import Call, History, shown_files, walk
@@ -96,18 +96,37 @@ async def unreadable(nodes: Sequence[SimNode]) -> list[str]:
 def lost_writes(history: History, nodes: Sequence[SimNode]) -> list[str]:
     """Closed writes that nobody shows, and that nobody who had seen them replaced (promise 13).
 
-    A file whose last name went while it was being written takes its bytes with it, as in POSIX.
+    A file whose last name went while it was being written takes its bytes with it, as in POSIX; two
+    programs that write one file at one time may mix their bytes, as in POSIX.
     """
     shown = {content for node in nodes for content in shown_files(node.node.namespace).values()}
-    return [
-        f"{call.node} {call.verb} {call.path} at {call.start_s:.3f} s ({call.number})"
-        for call in history.acknowledged("write", "create")
-        if call.written
-        and call.written.size
-        and call.written not in shown
-        and call.written not in history.replaced
-        and not history.lost_its_name(call)
-    ]
+    problems = []
+    for call in history.acknowledged("write", "create"):
+        why = _lost(history, call, shown)
+        if why:
+            problems.append(
+                f"{call.node} {call.verb} {call.path} at {call.start_s:.3f} s"
+                f" ({call.number}): {why}"
+            )
+    return problems
+
+
+def _lost(history: History, call: Call, shown: set[ContentRef]) -> str:
+    assert call.written is not None
+    if not call.written.size:
+        return ""
+    commits = history.committed(call)
+    if call.written in shown or call.written in history.replaced:
+        return ""
+    if history.lost_its_name(call):
+        return ""
+    if not commits:
+        return "it was never committed"
+    if call.written not in commits and not history.has_rival(call):
+        return "other bytes were committed"
+    if commits[-1] not in shown and commits[-1] not in history.replaced:
+        return "what it committed is gone"
+    return ""
 
 
 def stale_reads(history: History) -> list[str]:

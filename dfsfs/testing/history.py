@@ -14,6 +14,8 @@ import trio
 from dfsfs.base.types import EMPTY_CONTENT, ROOT_INODE, ContentRef, FileKind, InodeId
 from dfsfs.namespace import Change, Inode, Namespace
 
+WRITING = ("write", "create", "append")
+
 Tree = dict[str, str]
 """What a directory tree shows: path -> kind, and what is in it."""
 
@@ -49,6 +51,8 @@ class History:
         """A content some node showed, and what a call there put into its place (None: nothing)."""
         self.nameless: dict[tuple[str, InodeId], list[float]] = {}
         """When a file's last name went, as a node saw it."""
+        self.commits: dict[tuple[str, InodeId], list[tuple[float, ContentRef]]] = {}
+        """What each node's own calls made of a file, and when."""
         self.broken: list[str] = []  # what observers found wrong at once
 
     def begin(self, call: Call) -> Call:
@@ -68,6 +72,26 @@ class History:
             return False
         times = self.nameless.get((call.node, call.inode), ())
         return any(call.start_s <= time_s <= call.end_s for time_s in times)
+
+    def committed(self, call: Call) -> list[ContentRef]:
+        """What the file became, by calls on the same node, while this call was under way."""
+        assert call.end_s is not None
+        if call.inode is None:
+            return []
+        commits = self.commits.get((call.node, call.inode), ())
+        return [content for time_s, content in commits if call.start_s <= time_s <= call.end_s]
+
+    def has_rival(self, call: Call) -> bool:
+        """Whether another call wrote the same file at the same time."""
+        assert call.end_s is not None
+        return any(
+            other is not call
+            and other.inode == call.inode
+            and other.verb in WRITING
+            and other.start_s <= call.end_s
+            and (other.end_s is None or other.end_s >= call.start_s)
+            for other in self.calls
+        )
 
     def successors(self, content: ContentRef) -> set[ContentRef | None]:
         """Everything that came to stand where `content` stood, over any number of steps."""
@@ -99,6 +123,10 @@ class Observer:
             history.nameless.setdefault((self._name, inode), []).append(trio.current_time())
         if not change.local:
             return
+        for inode, content in self._shown.items():
+            if before.get(inode) != content:
+                commits = history.commits.setdefault((self._name, inode), [])
+                commits.append((trio.current_time(), content))
         gone = set(before.values()) - set(self._shown.values()) - {EMPTY_CONTENT}
         if len(gone) > 1:
             history.broken.append(f"{self._name}: one call took away {len(gone)} contents")
