@@ -83,7 +83,7 @@ class View:
         for at, row in self.links.items():
             self.of_inode[row.inode].append(at)
         self.siblings = {inode: self._siblings(inode) for inode in self.contents}
-        self.live: set[int] = set()
+        self.live: set[int] = set()  # links
         self.broken: dict[int, int] = {}
         self.parent: dict[int, int] = {}  # effective, of directories
         self._find_live_files()
@@ -150,7 +150,7 @@ class View:
                 at = rows[at].parent
             return path, at
 
-        rooted = {ROOT_INODE}
+        rooted: set[int] = {ROOT_INODE}
         cycles = set()
         for inode in rows:
             path, end = climb(inode)

@@ -1,12 +1,13 @@
 """All invariants of a namespace database: what tests, simulation and `dfs fsck` ask.
 
-Derived columns are compared with what the rules give when they are applied to all rows at once; this
-shares the pure outcomes of `conflicts` with the incremental way, and nothing else. It reads
+Derived columns are compared with what the rules give when they are applied to all rows at once;
+this shares the pure outcomes of `conflicts` with the incremental way, and nothing else. It reads
 everything into memory and is slow on purpose; nothing is repaired.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from dfsfs.base.types import (
@@ -103,12 +104,14 @@ class _Checker:
 
     def _is_explicit(self, link: LinkId) -> bool:
         tombstone = self.tombstones.get(link)
-        seen = tombstone and Stamp(tombstone["seen_time"], tombstone["seen_origin"])
-        return seen is None or seen < self._stamp(self.links[link])
+        if tombstone is None:
+            return True
+        seen = Stamp(tombstone["seen_time"], tombstone["seen_origin"])
+        return seen < self._stamp(self.links[link])
 
     def _parent(self, link: LinkId) -> InodeId:
         line = self.links[link]
-        return self.broken.get(line["inode"], line["parent"])
+        return self.broken.get(line["inode"], InodeId(line["parent"]))
 
     # -- the view, all at once ------------------------------------------------------------------
 
@@ -195,7 +198,7 @@ class _Checker:
 
     def check_rows(self) -> Iterator[str]:
         """Rows are well-formed, and none is above its origin's have-vector."""
-        have = dict(self._database.rows("SELECT origin, time FROM have"))
+        have: dict[Origin, int] = dict(self._database.rows("SELECT origin, time FROM have"))
         ((own, position, counter),) = self._database.rows(
             "SELECT origin, position, counter FROM state"
         )
@@ -243,6 +246,8 @@ class _Checker:
         for inode, line in self.inodes.items():
             if not line["kind"]:
                 continue
+            found: tuple[object, ...]
+            wanted: tuple[object, ...]
             if self._is_directory(inode):
                 live = inode == ROOT_INODE or LinkId(inode) in self.live
                 wanted = (int(live), shown[inode], children[inode])
@@ -255,9 +260,10 @@ class _Checker:
                     line["writer"],
                     line["size"],
                 )
-                wanted = (self.explicit.get(inode, 0), shown[inode], *self._content(inode))
+                content = self._content(inode)
+                wanted = (self.explicit.get(inode, 0), shown[inode], *content)
                 files += bool(shown[inode])
-                size += wanted[-1] if shown[inode] else 0
+                size += content[2] if shown[inode] else 0
             if found != wanted:
                 yield f"inode {inode} has {found} instead of {wanted}"
         counted = (self._irregular.files, self._irregular.directories, self._irregular.bytes)
@@ -298,16 +304,16 @@ class _Checker:
             for link, role in self.roles.items()
             if role in (ALONE, KEEPS)
         }
-        wanted = {
+        named = {
             (directory, name, claim.link, claim.inode, int(claim.is_copy))
             for directory, listed in claims.items()
             for name, claim in assign_names(
-                listed, lambda name, at=directory: (at, name) in taken, self._node_name
+                listed, partial(_is_taken, taken, directory), self._node_name
             ).items()
         }
         aliases = set(rows("SELECT directory, name, link, inode, is_copy FROM alias"))
-        if aliases != wanted:
-            yield f"conflict names are {sorted(aliases)} instead of {sorted(wanted)}"
+        if aliases != named:
+            yield f"conflict names are {sorted(aliases)} instead of {sorted(named)}"
 
     def _copies(self) -> Iterator[tuple[InodeId, tuple[Any, ...]]]:
         homes: dict[InodeId, LinkId] = {}
@@ -327,7 +333,7 @@ class _Checker:
                     yield copy, (inode, slot.stamp.origin, *place, *slot.dot)
 
     def check_reachable(self) -> Iterator[str]:
-        """From every shown link the way up ends at the root, or at an inode that is not here yet."""
+        """From every shown link the way up ends at the root, or at an inode not here yet."""
         for link, role in self.roles.items():
             passed: set[InodeId] = set()
             inode = self.places[link]
@@ -341,6 +347,10 @@ class _Checker:
                 inode = self.places[LinkId(inode)]
             if role != HIDDEN and self.links[link]["inode"] == ROOT_INODE:
                 yield "the root has a link"
+
+
+def _is_taken(taken: set[tuple[InodeId, bytes]], directory: InodeId, name: bytes) -> bool:
+    return (directory, name) in taken
 
 
 _STAMPED = (

@@ -1,7 +1,7 @@
 """What is shown when several things were done apart: the deterministic outcomes.
 
-Who keeps a contested name, which contents of a file are siblings, what a conflict copy is called and
-numbered. All of it is a function of rows alone, so every replica decides alike.
+Who keeps a contested name, which contents of a file are siblings, what a conflict copy is called
+and numbered. All of it is a function of rows alone, so every replica decides alike.
 Pure: no SQL, no clock. The only text that does not come from rows is the writer's node name.
 """
 
@@ -225,7 +225,7 @@ def assign_names(
     is_taken: Callable[[bytes], bool],
     node_name: Callable[[Origin], str],
 ) -> dict[bytes, Nameless]:
-    """Name everything in a directory that cannot have its own name, avoiding names that are taken."""
+    """Name everything in a directory that cannot have its own name, around those that are taken."""
     assigned: dict[bytes, Nameless] = {}
     for claim in sorted(claims):
         for name in conflict_names(claim.name, claim.stamp, node_name(claim.stamp.origin)):

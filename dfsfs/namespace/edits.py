@@ -1,8 +1,8 @@
 """The changes a user can make to an inode: content, attributes, extended attributes.
 
 An inode without live links is its opener's private affair: what is changed there stays in the table
-`orphan` of this node, so that a write into an open, removed file cannot revive it elsewhere. It goes
-with the last close, or at the next start.
+`orphan` of this node, so that a write into an open, removed file cannot revive it elsewhere. It
+goes with the last close, or at the next start.
 """
 
 from dfsfs.base.codec import encode
@@ -168,9 +168,11 @@ class Edits:
         found = self._reader.get(inode)
         if self._is_orphan(found):
             private = self._private(found)
-            private["xattrs"].pop(name, None)
+            xattrs = private["xattrs"]
+            assert isinstance(xattrs, dict)
+            xattrs.pop(name, None)
             if value is not None:
-                private["xattrs"][name] = value
+                xattrs[name] = value
             self._save_private(inode, private)
         else:
             self._set(inode, [(name, value)])

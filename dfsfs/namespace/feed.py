@@ -1,8 +1,8 @@
 """What peers are sent, and what they sent: batches by origin, snapshots by table.
 
-A batch is all rows of one origin within a range of its stamps that are still current here; rows that
-were overwritten since are not sent, because whoever needs the newer ones gets them from their own
-origin's batches. Whole transactions only.
+A batch is all rows of one origin within a range of its stamps that are still current here; rows
+that were overwritten since are not sent, because whoever needs the newer ones gets them from their
+own origin's batches. Whole transactions only.
 Applying is idempotent, refuses gaps silently (the caller pulls), and checks everything first.
 """
 
@@ -100,7 +100,7 @@ class _Source:
         self.read = read
 
 
-# Nodes first, then what refers to them: a replica that is filled up page by page has less to wait for.
+# Nodes first, then what refers to them: a replica filled up page by page has less to wait for.
 _SOURCES = (
     _Source(
         "inode",

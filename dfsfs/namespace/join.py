@@ -1,12 +1,12 @@
 """Join replicated rows with those that are here, and note what that touches.
 
-A row that is older than ours changes nothing. Joining never fails on order or duplicates; it refuses
-a row that contradicts an immutable part of what is known. The view is stale afterwards, until
-`liveness` and `slots` have settled it in the same transaction.
+A row that is older than ours changes nothing. Joining never fails on order or duplicates; it
+refuses a row that contradicts an immutable part of what is known. The view is stale afterwards,
+until `liveness` and `slots` have settled it in the same transaction.
 """
 
 from dfsfs.base.errors import RemoteProtocolError
-from dfsfs.base.types import InodeId, Stamp
+from dfsfs.base.types import ZERO_STAMP, InodeId, Stamp
 from dfsfs.namespace.rows import (
     AttributeRow,
     ContentRow,
@@ -158,11 +158,10 @@ def settle_times(work: WorkingSet) -> None:
     """Bring the mtime of everything in `work.times` up to date: the newest of what sets it."""
     for inode in work.times:
         state = work.inode(inode)
-        newest = (Stamp(state.time, state.origin), birth_ns(state))  # type: ignore[arg-type]  # origins are ints in SQL
+        newest = (Stamp(state.time, state.origin), birth_ns(state))
         if state.is_directory:
-            newest = max(
-                newest, (Stamp(state.touch_time, state.touch_origin), state.touch_time * 1000)
-            )  # type: ignore[arg-type]  # as above
+            touch = Stamp(state.touch_time, state.touch_origin)
+            newest = max(newest, (touch, touch.time * 1000))
         elif state.writer is not None:
             row = work.database.row(
                 "SELECT dot_time, dot_origin, mtime_ns FROM content WHERE inode=? AND writer=?",
@@ -179,4 +178,4 @@ def _explicit_mtime(work: WorkingSet, inode: InodeId) -> tuple[Stamp, int]:
         "SELECT time, origin, value FROM attribute WHERE inode=? AND field=?",
         (inode, int(Field.MTIME)),
     )
-    return (Stamp(0, 0), 0) if row is None else (Stamp(row[0], row[1]), row[2])  # type: ignore[arg-type]  # as above
+    return (ZERO_STAMP, 0) if row is None else (Stamp(row[0], row[1]), row[2])

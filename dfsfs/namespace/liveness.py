@@ -212,7 +212,7 @@ def _settle_children(work: WorkingSet) -> None:
         state = work.links[link]
         line = work.inode(state.inode)
         if line.is_directory:
-            if link == state.inode:  # a second link of a directory is nobody's
+            if link == LinkId(state.inode):  # a second link of a directory is nobody's
                 pending.append(state.inode)
                 if state.live:
                     _count_child(work, state, pending)

@@ -163,6 +163,10 @@ def change_of(
     work: WorkingSet, reader: Reader, stamp: Stamp, *, local: bool, batch: Batch | None = None
 ) -> Change:
     """What an update changed in the view, as committed; empties the cache accordingly."""
+    for inode in list(work.attributes):
+        line = work.inodes.get(inode)
+        if line is not None and line.siblings > 1:
+            work.attributes.update(dict.fromkeys(reader.copies_of(inode)))
     changed = sorted(work.attributes)
     reader.forget(changed)
     contents: dict[InodeId, ContentRef] = {}

@@ -16,7 +16,7 @@ Durable: against the end of the process when a method returns, against power los
 import builtins
 from collections.abc import Callable, Mapping, Sequence
 
-from dfsfs.base.types import ContentRef, Digest, FileKind, InodeId, Origin, Stamp
+from dfsfs.base.types import ContentRef, FileKind, InodeId, Origin, Stamp
 from dfsfs.crdt import HybridClock
 from dfsfs.namespace import check as checking
 from dfsfs.namespace.edits import Edits
@@ -191,7 +191,7 @@ class Namespace:
         exchange: bool = False,
         no_replace: bool = False,
     ) -> Removed | None:
-        """Move a name, as rename(2); the replaced target if there was one.
+        """Move a name, maybe over another, which is returned then.
 
         Raises:
             NotFound, NotDirectory, IsDirectory, NotEmpty, NameTooLong: as they say.
@@ -264,7 +264,7 @@ class Namespace:
         self._edits.touch_atime(inode, atime_ns)
 
     def hold_orphan(self, inode: InodeId) -> None:
-        """An inode that lost its last link is open here: `contents` lists it until `drop_orphan`."""
+        """An inode without links is open here: `contents` lists it until `drop_orphan`."""
         self._edits.hold_orphan(inode)
 
     def drop_orphan(self, inode: InodeId) -> None:
@@ -291,8 +291,10 @@ class Namespace:
         return have
 
     def feed(self, origin: Origin, after: int, *, bytes_max: int) -> Batch | None:
-        """The next transactions of an origin after `after`, whole, oldest first, of about
-        `bytes_max`; None if nothing newer is here."""
+        """The next whole transactions of an origin, oldest first; None if nothing newer is here.
+
+        A batch has about `bytes_max` bytes, or one transaction that is larger.
+        """
         have = self._have(origin)
         if have <= after:
             return None
@@ -305,6 +307,7 @@ class Namespace:
         skipped: the caller sees in `have` what to pull.
 
         Atomic: of all batches or, if it raises, of none.
+
         Raises:
             RemoteProtocolError: something is malformed. Refused: a stamp too far in the future.
         """
@@ -337,8 +340,10 @@ class Namespace:
         return [change]
 
     def snapshot(self, cursor: bytes | None, *, bytes_max: int) -> SnapshotPage:
-        """Rows of all origins by kind and key. Take `have` before the first page: what changes
-        while pages are read comes again with the tail.
+        """Rows of all origins by kind and key.
+
+        Take `have` before the first page: what changes while pages are read comes again with the
+        tail.
 
         Raises:
             RemoteProtocolError: the cursor is none of ours.
@@ -399,15 +404,19 @@ class Namespace:
     # -- whole tree ---------------------------------------------------------------------------
 
     def conflicts(self, after: tuple[InodeId, bytes] | None, limit: int) -> builtins.list[Conflict]:
-        """Up to `limit` conflict copies in order of (directory, name) after `after`: those the view
-        makes up, and files that keep such a name."""
+        """Up to `limit` conflict copies after `after`, in order of (directory, name).
+
+        Those the view makes up, and files that somebody has since left under such a name.
+        """
         return read_conflicts(self._database, after, limit)
 
     def contents(
         self, after: InodeId | None, limit: int
     ) -> builtins.list[tuple[InodeId, ContentRef]]:
-        """Every content that live or held inodes refer to, siblings included, for up to `limit`
-        inodes greater than `after`, in order of inodes."""
+        """Every content that live or held inodes refer to, siblings included.
+
+        For up to `limit` inodes greater than `after`, in order; an inode's contents come together.
+        """
         return read_contents(self._database, after, limit)
 
     def totals(self) -> Totals:
@@ -418,6 +427,3 @@ class Namespace:
     def check(self) -> builtins.list[str]:
         """Every violated invariant, as a sentence; slow, reads everything."""
         return checking.check(self._database, self._irregular, self._node_name)
-
-
-__all__ = ["Digest", "Namespace"]

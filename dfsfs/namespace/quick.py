@@ -5,10 +5,10 @@ above it is only implicitly alive; the name is uncontested and could not collide
 name; the inode has no siblings, no contested names and was not revived. Then no pins are due, no
 other name is affected, and the derived columns change by one here and there.
 
-The rows are the same as those of the long way, and so is the view afterwards: the property tests run
-histories in which both are taken. The `may_` methods are constant in the size of directories and in
-the number of links; only the way up to the root counts, and that only while something in the tree
-is implicit.
+The rows are the same as those of the long way, and so is the view afterwards: the property tests
+run histories in which both are taken. The `may_` methods are constant in the size of directories
+and in the number of links; only the way up to the root counts, and that only while something in
+the tree is implicit.
 """
 
 from collections.abc import Mapping
@@ -353,7 +353,9 @@ class Quick:
         rows: list[Row] = [
             AttributeRow(stamp, found.inode, field, value) for field, value in fields
         ]
-        self._local.announce(stamp, rows, attributes=(found.inode,))
+        copies = self._reader.copies_of(found.inode)
+        self._reader.forget(copies)
+        self._local.announce(stamp, rows, attributes=(found.inode, *copies))
         return changed
 
     # -- shared -------------------------------------------------------------------------------

@@ -108,6 +108,15 @@ class Reader:
             return _inode_of(row[:13], None)
         return _inode_of(row[:13], self._database.row(_GET_CONTENT, (inode, row[13])))
 
+    def copies_of(self, inode: InodeId) -> builtins.list[InodeId]:
+        """The conflict copies of a file; they show its mode and owner."""
+        return [
+            copy
+            for (copy,) in self._database.rows(
+                "SELECT inode FROM copy WHERE original=? ORDER BY inode", (inode,)
+            )
+        ]
+
     def _get_copy(self, inode: InodeId) -> Inode:
         row = self._database.row("SELECT original, writer FROM copy WHERE inode=?", (inode,))
         if row is None:
@@ -120,6 +129,7 @@ class Reader:
             inode=inode,
             nlink=1,
             size=slot.content.size,
+            atime_ns=slot.mtime_ns,
             mtime_ns=slot.mtime_ns,
             ctime_ns=slot.stamp.time * 1000,
             content=slot.content,

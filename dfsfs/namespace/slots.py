@@ -161,7 +161,7 @@ def _candidate(work: WorkingSet, state: LinkState) -> Candidate:
             same = (line.kind, next(iter(contents), _NO_CONTENT))
     elif not line.is_directory:
         same = (line.kind, line.target, line.rdev)
-    birth = Stamp(line.time, line.origin)  # type: ignore[arg-type]  # origins are ints in SQL
+    birth = Stamp(line.time, line.origin)
     return Candidate(
         state.link, state.inode, state.stamp, line.kind, state.merge_class, birth, same
     )

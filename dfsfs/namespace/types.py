@@ -101,7 +101,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPage:
-    """Rows of every origin, in the order of kind and key; `next` is the cursor of the page after."""
+    """Rows of every origin, by kind and key; `next` is the cursor of the page after."""
 
     rows: bytes
     next: bytes | None

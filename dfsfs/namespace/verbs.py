@@ -20,7 +20,7 @@ from dfsfs.base.errors import (
     TooManyLinks,
 )
 from dfsfs.base.limits import LINKS_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
-from dfsfs.base.types import ROOT_INODE, FileKind, InodeId, LinkId, Stamp
+from dfsfs.base.types import ROOT_INODE, ZERO_STAMP, FileKind, InodeId, LinkId, Stamp
 from dfsfs.namespace.local import LocalState, Transaction
 from dfsfs.namespace.pins import Pins, removals
 from dfsfs.namespace.quick import Quick
@@ -273,7 +273,7 @@ class Verbs:
 
     def _links_of(self, found: Found) -> list[LinkId]:
         """A file's entry is one link; a merged directory has one for each member."""
-        if found.link != found.inode:
+        if found.link != LinkId(found.inode):
             return [found.link]
         return [LinkId(member) for member in self._irregular.class_of(found.inode)]
 
@@ -331,4 +331,4 @@ def pin(
         reader.forget_all()
 
 
-_UNSTAMPED = Stamp(0, ROOT_INODE)  # type: ignore[arg-type]  # replaced before it is used
+_UNSTAMPED = ZERO_STAMP  # replaced before it is used

@@ -2,7 +2,7 @@
 
 A line is read when it is first needed and written when it differs from what was read. Rules of the
 view live in `liveness` and `slots`; here are only the lines, what the update has touched, and what
-of the tree is not ordinary (`Irregular`), which is kept in memory because it is almost always empty.
+of the tree is not ordinary (`Irregular`): kept in memory, because it is almost always empty.
 """
 
 from collections.abc import Callable, Iterable
@@ -129,9 +129,9 @@ class InodeState:
         self.rdev: int
         self.target: bytes
         self.time: int
-        self.origin: int
+        self.origin: Origin
         self.touch_time: int
-        self.touch_origin: int
+        self.touch_origin: Origin
         self.set_mode: int | None
         self.set_uid: int | None
         self.set_gid: int | None

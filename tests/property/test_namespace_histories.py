@@ -1,8 +1,9 @@
 """Random histories of several replicas: partitions, skewed clocks, any order of exchange, restarts.
 
-After every step the tree of the replica that did something equals the tree the reference model makes
-of its rows, and `check` finds nothing. Every verb has exactly its POSIX effect on the tree its caller
-saw. In the end, when all have everything, all trees are equal and nothing written is lost.
+After every step the tree of the replica that did something equals the tree the reference model
+makes of its rows, and `check` finds nothing. Every verb has exactly its POSIX effect on the tree
+its caller saw. In the end, when all have everything, all trees are equal and nothing written is
+lost.
 """
 
 import os
@@ -20,6 +21,7 @@ from dfsfs.namespace import (
     SCHEMA,
     SCHEMA_VERSION,
     AttributeChanges,
+    Change,
     Inode,
     Namespace,
     Totals,
@@ -31,13 +33,13 @@ from tests.namespace_model import View
 NAMES = [b"a", b"b", b"c.txt", b"d", b"e"]
 Tree = dict[bytes, tuple[object, ...]]
 WEIGHTS = {
-    "mixed": [6, 6, 8, 4, 3, 9, 3, 2, 1, 1, 2],
-    "directories": [1, 8, 1, 0, 2, 25, 0, 0, 0, 2, 0],
-    "contents": [4, 1, 14, 4, 1, 7, 4, 1, 0, 1, 2],
+    "mixed": [6, 6, 8, 4, 3, 9, 3, 2, 1, 1, 2, 2],
+    "directories": [1, 8, 1, 0, 2, 25, 0, 0, 0, 2, 0, 0],
+    "contents": [4, 1, 14, 4, 1, 7, 4, 1, 0, 1, 2, 4],
 }
 VERBS = [
     "create", "mkdir", "write", "unlink", "rmdir", "rename", "link", "set_attributes", "symlink",
-    "exchange", "set_xattr",
+    "exchange", "set_xattr", "write_open",
 ]  # fmt: skip
 
 
@@ -69,6 +71,7 @@ class Replica:
         self.origin = Origin(origin)
         self._clock = Clock(world, skew_us)
         self._path = path
+        self.changes: list[Change] = []
         self._database = self._open()
         self.namespace = self._start()
 
@@ -76,12 +79,14 @@ class Replica:
         return Database(self._path, schema=SCHEMA, version=SCHEMA_VERSION, cache_bytes=1 << 20)
 
     def _start(self) -> Namespace:
-        return Namespace(
+        namespace = Namespace(
             self._database,
             origin=self.origin,
             clock=HybridClock(self._clock),
             node_name=node_name,
         )
+        namespace.subscribe(self.changes.append)
+        return namespace
 
     def restart(self) -> None:
         if self._path is not None:
@@ -128,21 +133,54 @@ class Replica:
                     work.append((inode.inode, here))
         return shown
 
+    def check_changes(self, before: Tree, after: Tree) -> None:
+        """What was announced since covers every difference: kernels cache what is not."""
+        changes, self.changes[:] = list(self.changes), []
+        entries = {entry for change in changes for entry in change.entries}
+        attributes = {inode for change in changes for inode in change.attributes}
+        directories = {inode for change in changes for inode in change.directories}
+        contents: dict[InodeId, ContentRef] = {}
+        for change in changes:
+            contents.update(change.contents)
+        bound = [bindings(before), bindings(after)]
+        reachable = [{what[1] for what in tree.values()} | {ROOT_INODE} for tree in (before, after)]
+        for place in bound[0].keys() | bound[1].keys():
+            in_sight = all(place[0] in inodes for inodes in reachable)
+            if in_sight and bound[0].get(place) != bound[1].get(place):
+                assert place in entries or place[0] in directories, place
+        known = {what[1]: what for what in before.values()}
+        for what in after.values():
+            old = known.get(what[1], what)
+            if (old[2], old[5:]) != (what[2], what[5:]):
+                assert what[1] in attributes, (old, what)
+            if old[3] != what[3]:
+                assert contents[what[1]] == what[3]  # type: ignore[index]
+
     def check(self) -> Tree:
         """Compare with the oracle."""
         view = self.view()
         wanted, found = view.tree(), self.tree()
         copies = {path for path, what in wanted.items() if len(what) == 5}
-        for path in copies & found.keys():
-            found[path] = found[path][:5]
-        assert found == wanted, "\n".join(
-            f"  {path!r}: {found.get(path)} instead of {wanted.get(path)}"
-            for path in sorted(wanted.keys() | found.keys())
-            if found.get(path) != wanted.get(path)
+        compared = found | {path: found[path][:5] for path in copies & found.keys()}
+        assert compared == wanted, "\n".join(
+            f"  {path!r}: {compared.get(path)} instead of {wanted.get(path)}"
+            for path in sorted(wanted.keys() | compared.keys())
+            if compared.get(path) != wanted.get(path)
         )
         assert self.namespace.totals() == totals(view)
         assert self.namespace.check() == []
         return found
+
+
+def bindings(tree: Tree) -> dict[tuple[object, bytes], object]:
+    """What each name of each directory stands for."""
+    inodes: dict[bytes, object] = {path: what[1] for path, what in tree.items()}
+    inodes[b""] = ROOT_INODE
+    found = {}
+    for path, what in tree.items():
+        parent, _, name = path.rpartition(b"/")
+        found[inodes[parent], name] = what[1]
+    return found
 
 
 def totals(view: View) -> Totals:
@@ -270,8 +308,9 @@ class History:
             if not everything:
                 batches = batches[: self.random.randint(1, len(batches))]
                 batches += batches[: self.random.randint(0, 1)]
+            before = to.tree()
             to.namespace.apply(batches)
-            to.check()
+            to.check_changes(before, to.check())
             if not everything and self.random.random() < 0.3:
                 return
 
@@ -319,6 +358,9 @@ class History:
 
         verb = self.random.choices(VERBS, self.weights)[0]
         self.written += 1
+        if verb == "write_open":
+            self.write_open(replica, before)
+            return
         unique = self.random.random() < 0.85
         data = b"u%d" % self.written if unique else self.random.choice([b"same", b"equal", b""])
         content = ContentRef(len(data), None, data)
@@ -340,8 +382,31 @@ class History:
             assert replica.tree() == before
             return
         after = replica.check()
+        replica.check_changes(before, after)
         assert plain(after) == expected(before, verb, chosen, new), (verb, chosen)
         self._account(before, after)
+
+    def write_open(self, replica: Replica, before: Tree) -> None:
+        """Write by number, as the holder of an open file does, whatever became of its names."""
+        inodes = [
+            inode
+            for inode, node in sorted(replica.view().nodes.items())
+            if node.kind == FileKind.REGULAR
+        ]
+        if not inodes:
+            return
+        inode = InodeId(self.random.choice(inodes))
+        data = b"u%d" % self.written
+        content = ContentRef(len(data), None, data)
+        assert replica.namespace.write(inode, content, mtime_ns=1).content == content
+        after = replica.check()
+        replica.check_changes(before, after)
+        if replica.view().live.isdisjoint(replica.view().of_inode[inode]):
+            assert after == before
+            replica.namespace.drop_orphan(inode)
+        else:
+            assert content in {what[3] for what in after.values()}
+            self._account(before, after)
 
     def _account(self, before: Tree, after: Tree) -> None:
         """Contents that a verb showed to its caller and took away are gone by intent."""
@@ -352,7 +417,7 @@ class History:
                     place.setdefault(what[3], set()).add(what[1])
         for content, inodes in places[0].items():
             if len(inodes) > len(places[1].get(content, ())):
-                self.owed.discard(content)  # type: ignore[arg-type]
+                self.owed.discard(content)
         self.owed |= {
             content
             for content in places[1]
