@@ -506,14 +506,21 @@ async def test_a_handler_that_fails_while_it_is_cancelled_harms_nobody(net: Net)
         return Reply()
 
     near, far = await net.pair(calls(fail=fail, echo=echo))
+
+    async def ask() -> None:
+        with pytest.raises(PeerUnreachable):
+            await near.call("fail")
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(near.call, "fail")
+        nursery.start_soon(ask)
         await until(lambda: far.connection.calls_in == 1)
         await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
+        near.close()
     with trio.fail_after(GENEROUS_S):
         await failed.wait()
-    assert (await near.call("echo", 1)).body == 1
+        await far.closed.wait()
+        again = await net.endpoints["a"].connect("sim://b")
+        assert (await again.call("echo", 1)).body == 1
 
 
 async def test_a_call_that_finds_the_stream_broken_while_sending_fails(net: Net) -> None:
