@@ -24,11 +24,11 @@ from pyfuse3 import (
 )
 
 from dfsfs.base.errors import NotFound
-from dfsfs.base.types import InodeId
+from dfsfs.base.types import Buffer, InodeId
 from dfsfs.fuse import convert
 from dfsfs.fuse.border import Failures, handler, sync_handler
 from dfsfs.namespace import Inode
-from dfsfs.vfs import Filesystem
+from dfsfs.vfs import VIRTUAL_XATTR_PREFIX, Filesystem
 
 _DOTS = (b".", b"..")
 
@@ -168,10 +168,16 @@ class Operations(pyfuse3.Operations):
         """What df(1) shows."""
         return convert.statistics(self._filesystem.statfs())
 
-    @handler
+    @sync_handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        """The value of an extended attribute."""
-        return await self._filesystem.getxattr(InodeId(inode), name)
+        """The value of an extended attribute; the kernel asks for one before most writes."""
+        if name.startswith(VIRTUAL_XATTR_PREFIX):
+            return await self._virtual_xattr(InodeId(inode), name)
+        return self._filesystem.getxattr(InodeId(inode), name)
+
+    @handler
+    async def _virtual_xattr(self, inode: InodeId, name: bytes) -> bytes:
+        return await self._filesystem.virtual_xattr(inode, name)
 
     @sync_handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
@@ -240,28 +246,55 @@ class Operations(pyfuse3.Operations):
             await self._filesystem.open(InodeId(inode), flags, convert.caller(ctx))
         )
 
-    @handler
+    # Most reads, writes and closes have nothing to wait for, and need no deadline.
+
+    @sync_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Bytes; fewer than `size` only at the end of the file."""
+        data = self._filesystem.read_nowait(fh, off, size)
+        if data is None:
+            data = await self._read(fh, off, size)
         # Any contiguous buffer will do: pyfuse3 copies it before anything else runs.
-        return await self._filesystem.read(fh, off, size)  # type: ignore[return-value]
+        return data  # type: ignore[return-value]
 
     @handler
+    async def _read(self, fh: FileHandleT, off: int, size: int) -> Buffer:
+        return await self._filesystem.read(fh, off, size)
+
+    @sync_handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Put bytes; pyfuse3 made `buf` for us alone."""
-        return await self._filesystem.write(fh, off, buf)
+        if not self._filesystem.write_nowait(fh, off, buf):
+            await self._write(fh, off, buf)
+        return len(buf)
 
     @handler
+    async def _write(self, fh: FileHandleT, off: int, buf: bytes) -> None:
+        await self._filesystem.write(fh, off, buf)
+
+    @sync_handler
     async def flush(self, fh: FileHandleT) -> None:
         """One close(2) of a handle."""
+        if not self._filesystem.is_clean(fh):
+            await self._flush(fh)
+
+    @handler
+    async def _flush(self, fh: FileHandleT) -> None:
         await self._filesystem.flush(fh)
+
+    @sync_handler
+    async def release(self, fh: FileHandleT) -> None:
+        """The last close of a handle."""
+        if self._filesystem.is_clean(fh):
+            await self._filesystem.release(fh)
+        else:
+            await self._release(fh)
+
+    @handler
+    async def _release(self, fh: FileHandleT) -> None:
+        await self._filesystem.release(fh)
 
     @handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Make a file durable."""
         await self._filesystem.fsync(fh)
-
-    @handler
-    async def release(self, fh: FileHandleT) -> None:
-        """The last close of a handle."""
-        await self._filesystem.release(fh)

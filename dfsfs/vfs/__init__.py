@@ -5,11 +5,17 @@
 
 from dfsfs.vfs.attributes import Caller, SetAttributes
 from dfsfs.vfs.files import Opened
-from dfsfs.vfs.filesystem import DirectoryEntry, Filesystem, Statistics
+from dfsfs.vfs.filesystem import (
+    VIRTUAL_XATTR_PREFIX,
+    DirectoryEntry,
+    Filesystem,
+    Statistics,
+)
 from dfsfs.vfs.interface import FileFacts, Invalidator, Publication, Space
 from dfsfs.vfs.local import LocalFacts, LocalPublication, NoKernel
 
 __all__ = [
+    "VIRTUAL_XATTR_PREFIX",
     "Caller",
     "DirectoryEntry",
     "FileFacts",

@@ -27,6 +27,7 @@ from dfsfs.base.limits import READER_SETTLE_S, RELATIME_S, UNFOLDED_LEAVES_MAX
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.base.units import NS_PER_S
 from dfsfs.blocks import Storage
+from dfsfs.content import ContentReader
 from dfsfs.namespace import AttributeChanges, Inode, Namespace
 from dfsfs.runtime import World
 from dfsfs.vfs.attributes import SUID_SGID, Caller, without_privileges
@@ -178,18 +179,36 @@ class Files:
 
     # -- reading ------------------------------------------------------------------------------
 
-    async def read(self, number: int, offset: int, size: int) -> Buffer:
-        """Bytes [offset, offset + size), clipped at the end of the file.
-
-        Raises:
-            BadHandle: not open for reading.
-        """
+    def read_nowait(self, number: int, offset: int, size: int) -> Buffer | None:
+        """What `read` would return, if that needs no waiting: the bytes are at hand."""
         handle = self._handles.file(number)
         file = handle.file
         if file.atime_due:
             self._touch_atime(file)
         if file.buffer is not None:
+            return None
+        data = self._reader(handle, offset, size).read_nowait(offset, size)
+        if data is not None:
+            self._note_end(handle, offset, size)
+        return data
+
+    async def read(self, number: int, offset: int, size: int) -> Buffer:
+        """Bytes [offset, offset + size), clipped at the end of the file.
+
+        Raises:
+            BadHandle: no such handle.
+        """
+        handle = self._handles.file(number)
+        file = handle.file
+        if file.buffer is not None:
             return await self._waiting(file.inode, file.buffer.read(offset, size))
+        reader = self._reader(handle, offset, size)
+        data = await self._waiting(file.inode, reader.read(offset, size))
+        self._note_end(handle, offset, size)
+        return data
+
+    def _reader(self, handle: FileHandle, offset: int, size: int) -> ContentReader:
+        file = handle.file
         content = file.content if handle.direct else file.cached
         if content is not handle.content or file.cached is not file.content:
             content = self._version(handle)
@@ -200,13 +219,19 @@ class Files:
             handle.end_s = self._world.now_s()
             if file.cached is not file.content:
                 self._background.start_soon(self._advance_later, file)
-        data = reader.read_nowait(offset, size)
-        if data is None:
-            data = await self._waiting(file.inode, reader.read(offset, size))
-        if content is not file.content and not handle.direct and len(data) < size:
-            # The kernel takes this for the end of the file, and must look again what it really is.
-            self._background.start_soon(self._correct_size, file.inode)
-        return data
+        return reader
+
+    def _note_end(self, handle: FileHandle, offset: int, size: int) -> None:
+        """The kernel takes a short answer for the end of the file.
+
+        If that is the end of an old version, it must look again what the size is now; after it has
+        the answer.
+        """
+        content = handle.content
+        if content is None or content is handle.file.content or handle.direct:
+            return
+        if offset + size > content.size:
+            self._background.start_soon(self._correct_size, handle.file.inode)
 
     def _version(self, handle: FileHandle) -> ContentRef:
         """What a handle reads when there is more than one version."""
@@ -223,7 +248,6 @@ class Files:
         self._advance(file)
 
     async def _correct_size(self, inode: InodeId) -> None:
-        """Runs after the answer to the read has gone out."""
         self._kernel.attributes_changed(inode)
 
     async def _waiting(self, inode: InodeId, read: Awaitable[Buffer]) -> Buffer:
@@ -251,22 +275,49 @@ class Files:
 
     # -- writing ------------------------------------------------------------------------------
 
-    async def write(self, number: int, offset: int, data: Buffer) -> int:
+    def write_nowait(self, number: int, offset: int, data: Buffer) -> bool:
+        """Put `data` at `offset` if that needs no waiting, as `write` does; False if it does."""
+        handle = self._handles.file(number)
+        buffer = handle.file.buffer
+        if (
+            buffer is None
+            or buffer.error is not None
+            or buffer.unfolded >= UNFOLDED_LEAVES_MAX
+            or handle.sync
+            or self._budget.exceeded
+        ):
+            return False
+        self._put(handle, buffer, offset, data)
+        return True
+
+    async def write(self, number: int, offset: int, data: Buffer) -> None:
         """Put `data` at `offset`, or at the end for O_APPEND; it must not change afterwards.
 
         Raises:
             BadHandle: not open for writing. Full: no space, and the node's write buffer is full.
         """
         handle = self._handles.file(number)
-        if not handle.writable:
-            raise BadHandle(f"file {number} is not open for writing")
-        file = handle.file
-        buffer = file.buffer or self._begin(file)
+        if self._budget.exceeded:
+            await self._budget.relieve()
+        buffer = handle.file.buffer
+        if buffer is None:
+            buffer = self._begin(handle.file)
         if buffer.error is not None:
             buffer.error = None
             await buffer.spill()
             if buffer.error is not None:
                 raise buffer.error
+        if buffer.unfolded >= UNFOLDED_LEAVES_MAX:
+            await buffer.fold()
+        # What was awaited may have let another handle's flush end this buffer.
+        self._put(handle, handle.file.buffer or self._begin(handle.file), offset, data)
+        if handle.sync:
+            await self._commit(handle.file, durable=True)
+
+    def _put(self, handle: FileHandle, buffer: WriteBuffer, offset: int, data: Buffer) -> None:
+        if not handle.writable:
+            raise BadHandle("the file is not open for writing")
+        file = handle.file
         if handle.direct and file.privileged:
             self._drop_privileges(handle)
         if handle.append and offset != buffer.size:
@@ -275,13 +326,6 @@ class Files:
             self._kernel.attributes_changed(file.inode)
         buffer.write(offset, data)
         file.mtime_ns = self._world.wall_ns()
-        if buffer.unfolded >= UNFOLDED_LEAVES_MAX:
-            await buffer.fold()
-        if self._budget.exceeded:
-            await self._budget.relieve()
-        if handle.sync:
-            await self._commit(file, durable=True)
-        return len(data)
 
     def _begin(self, file: OpenFile) -> WriteBuffer:
         file.buffer = WriteBuffer(
@@ -331,6 +375,11 @@ class Files:
         file.mtime_ns = self._world.wall_ns()
 
     # -- committing ---------------------------------------------------------------------------
+
+    def is_clean(self, number: int) -> bool:
+        """Whether a flush or release of the handle has nothing to wait for."""
+        file = self._handles.file(number).file
+        return file.buffer is None or file.unlinked
 
     async def flush(self, number: int) -> None:
         """A close(2): what the handle wrote is committed and visible (promises 4 and 8)."""

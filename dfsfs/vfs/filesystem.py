@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 KEY_XATTR = b"user.dfs.key"
 REPLICAS_XATTR = b"user.dfs.replicas"
-_VIRTUAL_PREFIX = b"user.dfs."
+VIRTUAL_XATTR_PREFIX = b"user.dfs."
 _XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
 
 
@@ -330,19 +330,22 @@ class Filesystem:
             await self._publish(inode)
         return self.getattr(inode)
 
-    async def getxattr(self, inode: InodeId, name: bytes) -> bytes:
-        """The value of an extended attribute, virtual ones (`user.dfs.`) included.
+    def getxattr(self, inode: InodeId, name: bytes) -> bytes:
+        """The value of an extended attribute that was set.
 
         Raises:
             NoAttribute: not set. NotSupported: a namespace dfsfs does not keep, such as ACLs.
         """
         if not name.startswith(_XATTR_PREFIXES):
             raise NotSupported("no such attribute namespace")
-        if name.startswith(_VIRTUAL_PREFIX):
-            return await self._virtual_xattr(inode, name)
         return self._namespace.get_xattr(inode, name)
 
-    async def _virtual_xattr(self, inode: InodeId, name: bytes) -> bytes:
+    async def virtual_xattr(self, inode: InodeId, name: bytes) -> bytes:
+        """The value of an attribute whose name begins with `VIRTUAL_XATTR_PREFIX`.
+
+        Raises:
+            NoAttribute: there is none of this name, or not on this kind of inode.
+        """
         value = self._namespace.get(inode)
         if value.kind is FileKind.REGULAR:
             if name == KEY_XATTR:
@@ -388,7 +391,7 @@ class Filesystem:
     def _check_xattr_writable(self, name: bytes) -> None:
         if not name.startswith(_XATTR_PREFIXES):
             raise NotSupported("no such attribute namespace")
-        if name.startswith(_VIRTUAL_PREFIX):
+        if name.startswith(VIRTUAL_XATTR_PREFIX):
             raise NotPermitted("a virtual attribute")
 
     # -- directories --------------------------------------------------------------------------
@@ -438,13 +441,25 @@ class Filesystem:
         """Give a file a handle, as its flags ask."""
         return await self._files.open(self._namespace.get(inode), flags, caller)
 
+    def read_nowait(self, number: int, offset: int, size: int) -> Buffer | None:
+        """What `read` would return, if the bytes are at hand; else None."""
+        return self._files.read_nowait(number, offset, size)
+
     async def read(self, number: int, offset: int, size: int) -> Buffer:
         """Bytes [offset, offset + size), clipped at the end of the file."""
         return await self._files.read(number, offset, size)
 
-    async def write(self, number: int, offset: int, data: Buffer) -> int:
+    def write_nowait(self, number: int, offset: int, data: Buffer) -> bool:
+        """Write, if nothing has to be waited for; else False."""
+        return self._files.write_nowait(number, offset, data)
+
+    async def write(self, number: int, offset: int, data: Buffer) -> None:
         """Put `data` at `offset`, or at the end for O_APPEND; it must not change afterwards."""
-        return await self._files.write(number, offset, data)
+        await self._files.write(number, offset, data)
+
+    def is_clean(self, number: int) -> bool:
+        """Whether a flush or release of the handle has nothing to wait for."""
+        return self._files.is_clean(number)
 
     async def flush(self, number: int) -> None:
         """A close(2) of the handle: what it wrote is committed and visible."""

@@ -237,7 +237,8 @@ class Model:
 
     async def run(self, steps: int) -> None:
         """A random history."""
-        verbs: list[Callable[[], Awaitable[None]]] = [self.write] * 8 + [self.append] * 4
+        verbs: list[Callable[[], Awaitable[None]]] = []
+        verbs += [self.write] * 8 + [self.append] * 4
         verbs += [self.read] * 6 + [self.truncate] * 2 + [self.write_back, self.reopen]
         verbs += [self.spill] * 2 + [self.pause]
         for _ in range(steps):
