@@ -137,7 +137,10 @@ class Cluster:
             nursery.start_soon(run_worker, self.repairer)
             nursery.start_soon(run_worker, self.cache)
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._sessions = None
 
     async def join(self, timeout_s: float) -> None:
         """Return when a peer was reached and everything connected peers held was applied here.
@@ -162,7 +165,9 @@ class Cluster:
         )
 
     def _session_up(self, session: Session) -> None:
-        assert self._sessions is not None, "session before run"
+        if self._sessions is None:
+            session.close("this node does not take part")  # not yet, or no longer
+            return
         self._sessions.start_soon(self._serve_session, session)
         self.replicator.scan_wanted = True
 
