@@ -35,14 +35,19 @@ Target = tuple[InodeId, bytes | None]  # a name in a directory, or (None) the pa
 LANE_THREADS = 2  # so that one request which turns out to be busy does not hold up the others
 
 
-class _Lane:
-    """Requests in order, and the threads that carry them out."""
+class Lane:
+    """Requests in order, and the threads that carry them out with `act`."""
 
-    def __init__(self, name: str, token: trio.lowlevel.TrioToken) -> None:
-        self._token = token
+    def __init__(
+        self, name: str, act: Callable[[Target], None], *, waiting_max: int = INVALIDATIONS_MAX
+    ) -> None:
+        """Belongs to the loop it is made in."""
+        self._act = act
+        self._waiting_max = waiting_max
+        self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._ready = threading.Semaphore(0)
-        self._waiting: OrderedDict[Target, int] = OrderedDict()  # its newest request's number
+        self._waiting: OrderedDict[Target, int] = OrderedDict()  # the number of its oldest request
         self._running: dict[Target, int] = {}
         self._asked = 0
         self._waiters: list[tuple[int, trio.Event]] = []  # of the loop
@@ -60,9 +65,9 @@ class _Lane:
         with self._lock:
             self._asked += 1
             new = target not in self._waiting
-            self._waiting[target] = self._asked
-            self._waiting.move_to_end(target)
-            if len(self._waiting) > INVALIDATIONS_MAX:
+            # Keeps its first number: whoever waited for that has not been served yet.
+            self._waiting.setdefault(target, self._asked)
+            if len(self._waiting) > self._waiting_max:
                 self._waiting.popitem(last=False)
                 self.dropped += 1
                 new = False
@@ -70,8 +75,9 @@ class _Lane:
             self._ready.release()
 
     def pending(self, target: Target) -> bool:
-        """Whether it has not reached the kernel yet (by two atomic looks: no lock)."""
-        return target in self._waiting or target in self._running
+        """Whether it has not reached the kernel yet."""
+        with self._lock:
+            return target in self._waiting or target in self._running
 
     async def settled(self) -> None:
         """Wait for everything asked for until now."""
@@ -99,7 +105,7 @@ class _Lane:
                 if target is None:
                     continue
                 self._running[target] = self._waiting.pop(target)
-            _invalidate(target)
+            self._act(target)
             with self._lock:
                 del self._running[target]
                 again = target in self._waiting
@@ -141,9 +147,8 @@ class KernelInvalidator:
     """Implements `vfs.Invalidator` for the one mount of this process. Loop only."""
 
     def __init__(self) -> None:
-        token = trio.lowlevel.current_trio_token()
-        self._idle = _Lane("dfs-invalidate", token)
-        self._busy = _Lane("dfs-invalidate-busy", token)
+        self._idle = Lane("dfs-invalidate", _invalidate)
+        self._busy = Lane("dfs-invalidate-busy", _invalidate)
         self.timeouts = 0
 
     @property

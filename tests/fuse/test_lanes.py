@@ -1,0 +1,125 @@
+"""The threads that make the kernel forget: merging, waiting, bounds. The kernel is a gate here."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from dfsfs.base.types import InodeId
+from dfsfs.fuse.invalidate import LANE_THREADS, Lane, Target
+
+
+class Gate:
+    """Takes note of what reaches the kernel, and lets it in when told to."""
+
+    def __init__(self) -> None:
+        self.reached: list[Target] = []
+        self.entered = 0
+        self._permits = threading.Semaphore(0)
+
+    def act(self, target: Target) -> None:
+        """What a lane's thread does."""
+        self.entered += 1
+        self._permits.acquire()
+        self.reached.append(target)
+
+    def open(self, count: int = 1000) -> None:
+        """Let so many in."""
+        self._permits.release(count)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.open()
+
+
+def name(number: int) -> Target:
+    return InodeId(1), b"%d" % number
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(60):
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def _occupied(gate: Gate) -> Lane:
+    """A lane all of whose threads are in the kernel."""
+    lane = Lane("test", gate.act, waiting_max=5)
+    for number in range(LANE_THREADS):
+        lane.ask(name(100 + number))
+    await until(lambda: gate.entered == LANE_THREADS)
+    return lane
+
+
+async def test_equal_requests_merge_while_they_wait(gate: Gate) -> None:
+    lane = await _occupied(gate)
+    for _ in range(3):
+        lane.ask(name(1))
+        lane.ask(name(2))
+    assert lane.pending(name(1))
+    gate.open()
+    await lane.settled()
+    assert sorted(gate.reached[LANE_THREADS:]) == [name(1), name(2)]
+    assert not lane.pending(name(1))
+    lane.close()
+
+
+async def test_a_request_made_while_its_like_is_in_the_kernel_is_carried_out_again(
+    gate: Gate,
+) -> None:
+    lane = await _occupied(gate)
+    lane.ask(name(100))
+    gate.open()
+    await lane.settled()
+    assert gate.reached.count(name(100)) == 2
+    lane.close()
+
+
+async def test_settled_waits_for_what_was_asked_before_and_not_for_what_comes_after(
+    gate: Gate,
+) -> None:
+    lane = await _occupied(gate)
+    done: list[int] = []
+
+    async def wait(number: int) -> None:
+        await lane.settled()
+        done.append(number)
+
+    async with trio.open_nursery() as nursery:
+        lane.ask(name(1))
+        nursery.start_soon(wait, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        lane.ask(name(1))  # merges; the first waiter still waits for it
+        lane.ask(name(2))
+        lane.ask(name(3))
+        gate.open(LANE_THREADS)
+        await until(lambda: len(gate.reached) == LANE_THREADS)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert done == []
+        gate.open(2)
+        await until(lambda: done == [1])
+        assert lane.pending(name(3))
+        gate.open()
+    lane.close()
+
+
+async def test_nothing_asked_is_settled_at_once(gate: Gate) -> None:
+    lane = Lane("test", gate.act)
+    await lane.settled()
+    lane.close()
+
+
+async def test_too_many_requests_push_out_the_oldest(gate: Gate) -> None:
+    lane = await _occupied(gate)
+    for number in range(8):
+        lane.ask(name(number))
+    assert lane.dropped == 3
+    gate.open()
+    await lane.settled()
+    assert sorted(gate.reached[LANE_THREADS:]) == [name(number) for number in range(3, 8)]
+    lane.close()
