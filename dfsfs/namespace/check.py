@@ -41,6 +41,9 @@ def check(
     database: Database, irregular: Irregular, node_name: Callable[[Origin], str]
 ) -> list[str]:
     """Every violated invariant, as a sentence."""
+    malformed = list(_malformed_contents(database))
+    if malformed:  # no view can be made of them
+        return malformed
     checker = _Checker(database, irregular, node_name)
     return [
         *checker.check_rows(),
@@ -49,6 +52,14 @@ def check(
         *checker.check_exceptions(),
         *checker.check_reachable(),
     ]
+
+
+def _malformed_contents(database: Database) -> Iterator[str]:
+    for inode, size, root, inline in database.rows("SELECT inode, size, root, inline FROM content"):
+        if root is not None and not is_digest(root):
+            yield f"a content of inode {inode} has a bad digest"
+        if inline is not None and (root is not None or len(inline) != size):
+            yield f"a content of inode {inode} has two shapes or the wrong size"
 
 
 class _Checker:
@@ -215,13 +226,6 @@ class _Checker:
         for link, line in self.links.items():
             if not is_name(line["name"]):
                 yield f"link {link} has a bad name"
-        for inode, size, root, inline in self._database.rows(
-            "SELECT inode, size, root, inline FROM content"
-        ):
-            if root is not None and not is_digest(root):
-                yield f"a content of inode {inode} has a bad digest"
-            if inline is not None and (root is not None or len(inline) != size):
-                yield f"a content of inode {inode} has two shapes or the wrong size"
 
     def check_links(self) -> Iterator[str]:
         """Liveness, place and role of every link."""
