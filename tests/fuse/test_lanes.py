@@ -17,17 +17,33 @@ class Gate:
     def __init__(self) -> None:
         self.reached: list[Target] = []
         self.entered = 0
-        self._permits = threading.Semaphore(0)
+        self._allowed: set[Target] | None = set()
+        self._changed = threading.Condition()
 
     def act(self, target: Target) -> None:
         """What a lane's thread does."""
-        self.entered += 1
-        self._permits.acquire()
-        self.reached.append(target)
+        with self._changed:
+            self.entered += 1
+            self._changed.wait_for(lambda: self._allowed is None or target in self._allowed)
+            self.reached.append(target)
 
-    def open(self, count: int = 1000) -> None:
-        """Let so many in."""
-        self._permits.release(count)
+    def allow(self, *targets: Target) -> None:
+        """Let these in."""
+        with self._changed:
+            assert self._allowed is not None
+            self._allowed.update(targets)
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Let everything in."""
+        with self._changed:
+            self._allowed = None
+            self._changed.notify_all()
+
+    def reached_of(self, *numbers: int) -> list[Target]:
+        """What came in of the targets with these numbers, sorted."""
+        wanted = {name(number) for number in numbers}
+        return sorted(target for target in self.reached if target in wanted)
 
 
 @pytest.fixture
@@ -64,7 +80,7 @@ async def test_equal_requests_merge_while_they_wait(gate: Gate) -> None:
     assert lane.pending(name(1))
     gate.open()
     await lane.settled()
-    assert sorted(gate.reached[LANE_THREADS:]) == [name(1), name(2)]
+    assert gate.reached_of(1, 2) == [name(1), name(2)]
     assert not lane.pending(name(1))
     lane.close()
 
@@ -97,11 +113,11 @@ async def test_settled_waits_for_what_was_asked_before_and_not_for_what_comes_af
         lane.ask(name(1))  # merges; the first waiter still waits for it
         lane.ask(name(2))
         lane.ask(name(3))
-        gate.open(LANE_THREADS)
-        await until(lambda: len(gate.reached) == LANE_THREADS)
+        gate.allow(*[name(100 + number) for number in range(LANE_THREADS)], name(2))
+        await until(lambda: gate.reached_of(2) == [name(2)])
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert done == []
-        gate.open(2)
+        gate.allow(name(1))
         await until(lambda: done == [1])
         assert lane.pending(name(3))
         gate.open()
@@ -121,5 +137,5 @@ async def test_too_many_requests_push_out_the_oldest(gate: Gate) -> None:
     assert lane.dropped == 3
     gate.open()
     await lane.settled()
-    assert sorted(gate.reached[LANE_THREADS:]) == [name(number) for number in range(3, 8)]
+    assert gate.reached_of(*range(8)) == [name(number) for number in range(3, 8)]
     lane.close()
