@@ -135,7 +135,7 @@ def stale_reads(history: History) -> list[str]:
     writes = list(history.acknowledged("write", "create"))
     removals = [call for call in history.calls if call.verb in REMOVING]
     for read in history.calls:
-        if read.verb != "read" or read.end_s is None:
+        if read.verb != "read" or read.end is None:
             continue
         for write in writes:
             if write.path == read.path and _must_see(read, write):
@@ -149,8 +149,7 @@ def stale_reads(history: History) -> list[str]:
 
 
 def _must_see(read: Call, write: Call) -> bool:
-    assert write.end_s is not None
-    if write.end_s > read.start_s:
+    if not write.took_place_before(read):
         return False
     if write.node == read.node:
         return True
@@ -160,15 +159,13 @@ def _must_see(read: Call, write: Call) -> bool:
 
 def _stale(history: History, read: Call, write: Call, removals: Sequence[Call]) -> str:
     assert write.written is not None
-    assert read.end_s is not None
     if read.read is not None:
         older = write.written in history.successors(read.read)
         return "older than" if older and read.read not in history.successors(write.written) else ""
     if read.error != "NotFound":
         return ""
     for removal in removals:  # any of them may have moved it, or a directory above it
-        ended_s = removal.end_s if removal.end_s is not None else read.end_s
-        if removal.start_s <= read.end_s and ended_s >= write.start_s:
+        if not read.took_place_before(removal) and not removal.took_place_before(write):
             return ""
     return "nothing, not"
 
@@ -178,7 +175,7 @@ def slow_calls(history: History, longest_s: float) -> list[str]:
     return [
         f"{call.node} {call.verb} {call.path} took {call.end_s - call.start_s:.1f} s"
         for call in history.calls
-        if call.end_s is not None and call.end_s - call.start_s > longest_s
+        if call.end is not None and call.end_s - call.start_s > longest_s
     ]
 
 
@@ -190,6 +187,6 @@ def shared_exclusive_creates(history: History) -> list[str]:
         for one, other in combinations(creates, 2)
         if one.path == other.path
         and one.node != other.node
-        and other.start_s < (one.end_s or 0.0)
+        and not one.took_place_before(other)
         and other.epochs.get(one.node, -1) == one.epochs.get(other.node, -2)
     ]

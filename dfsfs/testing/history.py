@@ -6,6 +6,7 @@ or removed which, where somebody saw it. The checkers judge a run by these two a
 neither rows nor stamps, so they do not share the mistakes of what they judge.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -22,44 +23,62 @@ Tree = dict[str, str]
 
 @dataclass(slots=True)
 class Call:
-    """One operation. `end_s` None: it never returned, because its node crashed."""
+    """One operation. `end` None: it never returned, because its node crashed.
 
-    number: int
+    `start` and `end` count the events of the history: many happen at one instant of simulated time.
+    """
+
     node: str
     verb: str
     path: str
-    start_s: float
+    number: int = 0
+    start: int = 0
+    start_s: float = 0.0
+    end: int | None = None
+    end_s: float = 0.0
     inode: InodeId | None = None  # of the file it opened
     written: ContentRef | None = None  # what `write` wrote
     read: ContentRef | None = None  # what `read` returned
-    end_s: float | None = None
     error: str = ""  # the class of the error it raised
     epochs: dict[str, int] = field(default_factory=dict)  # connected peers: see Simulation.epochs
 
     @property
     def acknowledged(self) -> bool:
         """Whether the caller was told that it is done."""
-        return self.end_s is not None and not self.error
+        return self.end is not None and not self.error
+
+    def took_place_before(self, other: "Call") -> bool:
+        """Whether this one had ended when the other began."""
+        return self.end is not None and self.end < other.start
 
 
 class History:
     """All calls of a simulation, in the order in which they began, and what replaced what."""
 
     def __init__(self) -> None:
+        self._events = itertools.count(1)
         self.calls: list[Call] = []
         self.replaced: dict[ContentRef, set[ContentRef | None]] = {}
         """A content some node showed, and what a call there put into its place (None: nothing)."""
-        self.nameless: dict[tuple[str, InodeId], list[float]] = {}
+        self.nameless: dict[tuple[str, InodeId], list[int]] = {}
         """When a file's last name went, as a node saw it."""
-        self.commits: dict[tuple[str, InodeId], list[tuple[float, ContentRef]]] = {}
+        self.commits: dict[tuple[str, InodeId], list[tuple[int, ContentRef]]] = {}
         """What each node's own calls made of a file, and when."""
         self.broken: list[str] = []  # what observers found wrong at once
 
+    def event(self) -> int:
+        """The number of something that happens now."""
+        return next(self._events)
+
     def begin(self, call: Call) -> Call:
         """Note a call that begins now."""
-        call.number = len(self.calls)
+        call.number, call.start, call.start_s = len(self.calls), self.event(), trio.current_time()
         self.calls.append(call)
         return call
+
+    def end(self, call: Call, error: str = "") -> None:
+        """Note that a call returns now."""
+        call.end, call.end_s, call.error = self.event(), trio.current_time(), error
 
     def acknowledged(self, *verbs: str) -> Iterator[Call]:
         """Calls of these verbs that returned without an error."""
@@ -67,29 +86,28 @@ class History:
 
     def lost_its_name(self, call: Call) -> bool:
         """Whether the file went away, on the caller's own node, during the call."""
-        assert call.end_s is not None
+        assert call.end is not None
         if call.inode is None:
             return False
-        times = self.nameless.get((call.node, call.inode), ())
-        return any(call.start_s <= time_s <= call.end_s for time_s in times)
+        events = self.nameless.get((call.node, call.inode), ())
+        return any(call.start < event < call.end for event in events)
 
     def committed(self, call: Call) -> list[ContentRef]:
         """What the file became, by calls on the same node, while this call was under way."""
-        assert call.end_s is not None
+        assert call.end is not None
         if call.inode is None:
             return []
         commits = self.commits.get((call.node, call.inode), ())
-        return [content for time_s, content in commits if call.start_s <= time_s <= call.end_s]
+        return [content for event, content in commits if call.start < event < call.end]
 
     def has_rival(self, call: Call) -> bool:
         """Whether another call wrote the same file at the same time."""
-        assert call.end_s is not None
         return any(
             other is not call
             and other.inode == call.inode
             and other.verb in WRITING
-            and other.start_s <= call.end_s
-            and (other.end_s is None or other.end_s >= call.start_s)
+            and not other.took_place_before(call)
+            and not call.took_place_before(other)
             for other in self.calls
         )
 
@@ -118,15 +136,15 @@ class Observer:
 
     def _changed(self, change: Change) -> None:
         before, self._shown = self._shown, shown_files(self._namespace)
-        history = self._history
+        history, event = self._history, self._history.event()
         for inode in before.keys() - self._shown.keys():
-            history.nameless.setdefault((self._name, inode), []).append(trio.current_time())
+            history.nameless.setdefault((self._name, inode), []).append(event)
         if not change.local:
             return
         for inode, content in self._shown.items():
             if before.get(inode) != content:
                 commits = history.commits.setdefault((self._name, inode), [])
-                commits.append((trio.current_time(), content))
+                commits.append((event, content))
         gone = set(before.values()) - set(self._shown.values()) - {EMPTY_CONTENT}
         if len(gone) > 1:
             history.broken.append(f"{self._name}: one call took away {len(gone)} contents")

@@ -183,22 +183,19 @@ class SimNode:
     async def _call(self, verb: str, path: str, act: Callable[[Call], Awaitable[T]]) -> T:
         if not self.up:
             raise Crashed(f"{self.name} is down")
-        call = self._history.begin(
-            Call(0, self.name, verb, path, trio.current_time(), epochs=self.epochs(self))
-        )
+        call = self._history.begin(Call(self.name, verb, path, epochs=self.epochs(self)))
         incarnation = self.incarnation
         with trio.CancelScope() as scope:
             self._calls[call.number] = scope
             try:
                 result = await act(call)
             except DfsError as error:
-                call.error = type(error).__name__
-                call.end_s = trio.current_time()
+                self._history.end(call, type(error).__name__)
                 raise
             finally:
                 del self._calls[call.number]
             if self.up and self.incarnation == incarnation:
-                call.end_s = trio.current_time()
+                self._history.end(call)
                 return result
         raise Crashed(f"{self.name} crashed during {verb} {path}")
 

@@ -63,18 +63,13 @@ class Simulation:
         self.nodes: list[SimNode] = []
         self._epochs: dict[frozenset[str], int] = {}
         self._sessions: dict[tuple[str, str], object] = {}
-        self._nursery_context = trio.open_nursery()
-        memory = Path("/dev/shm")
-        self._directory = Path(
-            tempfile.mkdtemp(prefix="dfsfs-sim-", dir=memory if memory.is_dir() else None)
-        )
-        self._key = self._directory / "network.key"
-        _write_secret(self._key, key_text(self._network_key()).encode())
-
-    def _network_key(self) -> NetworkKey:
-        return NetworkKey(random.Random(f"{self.seed}/key").randbytes(32))
 
     async def __aenter__(self) -> Self:
+        self._directory = _new_directory()
+        self._key = self._directory / "network.key"
+        key = NetworkKey(random.Random(f"{self.seed}/key").randbytes(32))
+        _write_secret(self._key, key_text(key).encode())
+        self._nursery_context = trio.open_nursery()
         self._nursery = await self._nursery_context.__aenter__()
         return self
 
@@ -291,6 +286,11 @@ def _connected(one: SimNode, other: SimNode) -> bool:
         and near.node.cluster.exchange.is_level(far.identity.node_id)
         for near, far in ((one, other), (other, one))
     )
+
+
+def _new_directory() -> Path:
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="dfsfs-sim-", dir=memory if memory.is_dir() else None))
 
 
 def _write_secret(path: Path, data: bytes) -> None:

@@ -1,0 +1,40 @@
+"""Random lives of random networks: the seeds that once failed, then some nobody has tried.
+
+SIM_SEEDS: how many new seeds (default 12). SIM_FIRST: the first of them; without it they are other
+ones every day, and a failure prints its seed. SIM_SECONDS: simulated seconds of faults for each.
+"""
+
+import datetime
+import os
+from pathlib import Path
+
+import pytest
+
+from dfsfs.testing.simulator import Simulation, simulate
+from dfsfs.testing.workload import random_life
+
+SEEDS = int(os.environ.get("SIM_SEEDS", "12"))
+SECONDS = float(os.environ.get("SIM_SECONDS", "40"))
+FIRST = int(os.environ.get("SIM_FIRST", str(datetime.date.today().toordinal() * 1000)))
+KNOWN = [
+    int(line.split()[0])
+    for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+# What nodes may say of each other when some of them crash and clocks are wrong.
+pytestmark = pytest.mark.announce("never")
+
+
+async def _live(sim: Simulation) -> str:
+    return await random_life(sim, seconds=SECONDS)
+
+
+@pytest.mark.parametrize("seed", KNOWN)
+def test_seeds_that_once_failed(seed: int) -> None:
+    simulate(seed, _live)
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+def test_new_seeds(seed: int) -> None:
+    simulate(seed, _live)
