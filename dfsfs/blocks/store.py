@@ -22,6 +22,7 @@ Concurrency: loop only. Every decision about index and files is made between awa
 file and numbers.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -313,9 +314,20 @@ class SegmentStore:
     async def _flush(self) -> None:
         if self._failure is not None:
             raise self._failure
-        await self._flush_segments()
-        if self._index_unsynced:
-            self._index_unsynced = False
+        if not self._index_unsynced:
+            await self._flush_segments()
+            return
+        self._index_unsynced = False
+        # Side by side: recovery takes either without the other.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_index)
+            with contextlib.suppress(DfsError):  # it is in `_failure`
+                await self._flush_segments()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _flush_index(self) -> None:
+        with contextlib.suppress(DfsError):
             await self._flushing(self._index.sync)
 
     async def _flush_segments(self, *, but: int | None = None) -> None:

@@ -61,7 +61,7 @@ class Replicator:
         self.world = world
         self.budget = ByteBudget(UPLOAD_BYTES_MAX)  # blocks being put or on their way to write sets
         self._nursery: trio.Nursery | None = None
-        self._pending: deque[tuple[Digest, NodeId]] = deque()
+        self._pending: deque[tuple[Digest, NodeId, bool]] = deque()
         self._pending_set: set[tuple[Digest, NodeId]] = set()
         self._more = trio.Event()
         self.scan_wanted = True  # blocks may lack copies that no queue knows of
@@ -98,6 +98,9 @@ class Replicator:
         home = order[: self._copies]
         others = [node for node in order if node != own]
         reachable = [node for node in others if node in self._endpoint.sessions]
+        # Peers that took blocks of this upload come first among equals: an fsync has to flush
+        # every peer that took one.
+        reachable.sort(key=lambda node: (node not in home, node not in flight.holders))
         if self._concern is None:
             wanted = sum(node in self._endpoint.sessions for node in home if node != own)
         else:
@@ -113,7 +116,7 @@ class Replicator:
             self._fell_short(flight)
         for node in home:
             if node != own:
-                self.copy_later(digest, node)
+                self.copy_later(digest, node, new=new)
 
     async def _settle(
         self,
@@ -135,6 +138,7 @@ class Replicator:
                 for node in candidates:
                     if await self._copy(digest, data, node, new=new):
                         holders.add(node)
+                        flight.holders.add(node)
                         self._publication.block_stored(node)
                         return
 
@@ -148,7 +152,7 @@ class Replicator:
                 self._fell_short(flight)
             for node in home:
                 if node not in holders and node != self._members.own:
-                    self.copy_later(digest, node)
+                    self.copy_later(digest, node, new=new)
         finally:
             self.budget.release(len(data))
             flight.ended()
@@ -175,15 +179,18 @@ class Replicator:
 
     # -- in the background --------------------------------------------------------------------
 
-    def copy_later(self, digest: Digest, node: NodeId) -> None:
-        """Queue a copy; when the queue is full, a scan will find it."""
+    def copy_later(self, digest: Digest, node: NodeId, *, new: bool = False) -> None:
+        """Queue a copy; when the queue is full, a scan will find it.
+
+        `new`: the block was just made here, so it is not worth asking whether the peer has it.
+        """
         pair = (digest, node)
         if pair in self._pending_set:
             return
         if len(self._pending) >= PENDING_COPIES_MAX:
             self.scan_wanted = True
             return
-        self._pending.append(pair)
+        self._pending.append((digest, node, new))
         self._pending_set.add(pair)
         self._more.set()
 
@@ -198,18 +205,18 @@ class Replicator:
                 self._more = trio.Event()
                 await self._more.wait()
                 continue
-            digest, node = pair = self._pending.popleft()
+            digest, node, new = self._pending.popleft()
             try:
                 if node not in self._endpoint.sessions:
                     self.scan_wanted = True  # when it is back, a scan compares
                     continue
                 data = await self._store.get(digest)
-                if not await self._copy(digest, data, node, new=False):
+                if not await self._copy(digest, data, node, new=new):
                     self.scan_wanted = True
             except DfsError as error:
                 log.info("cannot copy %s: %s", digest_text(digest), error)
             finally:
-                self._pending_set.discard(pair)
+                self._pending_set.discard((digest, node))
 
 
 async def offer(session: Session, digests: list[Digest]) -> list[Digest]:
@@ -274,6 +281,7 @@ class _Flight:
 
     def __init__(self) -> None:
         self.short = 0  # blocks that did not reach their write concern
+        self.holders: set[NodeId] = set()  # peers that took a block of this upload
         self._open = 0
         self._landed: trio.Event | None = None
 
