@@ -10,6 +10,7 @@ queue is memory only: what it forgets (a crash, an overflow) `repair` finds by c
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 
 import trio
 
@@ -98,15 +99,15 @@ class Replicator:
         home = order[: self._copies]
         others = [node for node in order if node != own]
         reachable = [node for node in others if node in self._endpoint.sessions]
-        # Peers that took blocks of this upload come first among equals: an fsync has to flush
+        # Peers that take blocks of this upload come first among equals: an fsync has to flush
         # every peer that took one.
-        reachable.sort(key=lambda node: (node not in home, node not in flight.holders))
+        reachable.sort(key=lambda node: (node not in home, node not in flight.peers))
         if self._concern is None:
             wanted = sum(node in self._endpoint.sessions for node in home if node != own)
         else:
             wanted = min(self._concern - 1, len(others))
         if wanted > 0 and reachable and self._nursery is not None:
-            flight.started()
+            flight.started(reachable[:wanted])
             self._nursery.start_soon(
                 self._settle, digest, data, new, reachable, wanted, home, flight
             )
@@ -138,7 +139,6 @@ class Replicator:
                 for node in candidates:
                     if await self._copy(digest, data, node, new=new):
                         holders.add(node)
-                        flight.holders.add(node)
                         self._publication.block_stored(node)
                         return
 
@@ -281,13 +281,14 @@ class _Flight:
 
     def __init__(self) -> None:
         self.short = 0  # blocks that did not reach their write concern
-        self.holders: set[NodeId] = set()  # peers that took a block of this upload
+        self.peers: set[NodeId] = set()  # those asked first to take blocks of this upload
         self._open = 0
         self._landed: trio.Event | None = None
 
-    def started(self) -> None:
-        """One more block is on its way."""
+    def started(self, peers: Sequence[NodeId]) -> None:
+        """One more block is on its way, to these peers first."""
         self._open += 1
+        self.peers.update(peers)
 
     def ended(self) -> None:
         """One block has arrived, or could not."""
