@@ -86,11 +86,12 @@ class _Source:
         stamp: tuple[str, str],
         key: tuple[str, ...],
         read: Callable[[tuple[Any, ...]], Row],
-        present: str,
     ) -> None:
         time, origin = stamp
         keys = ", ".join(key)
-        select = f"SELECT {time}, {origin}, {columns} FROM {table} WHERE {present}"
+        # Lines without this row have origin 0. The condition must not be one on the time: of two
+        # such, SQLite may search the index by the useless one.
+        select = f"SELECT {time}, {origin}, {columns} FROM {table} WHERE {origin}>0"
         self.by_stamp = f"{select} AND {origin}=? AND {time}>? ORDER BY {time} LIMIT ?"
         self.first = f"{select} ORDER BY {keys} LIMIT ?"
         self.next = f"{select} AND ({keys})>({','.join('?' * len(key))}) ORDER BY {keys} LIMIT ?"
@@ -108,7 +109,6 @@ _SOURCES = (
         ("time", "origin"),
         ("inode",),
         _node,
-        "time>0",
     ),
     _Source(
         "content",
@@ -116,7 +116,6 @@ _SOURCES = (
         ("time", "writer"),
         ("inode", "writer"),
         _content,
-        "time>0",
     ),
     _Source(
         "link",
@@ -124,7 +123,6 @@ _SOURCES = (
         ("time", "origin"),
         ("link",),
         _link,
-        "time>0",
     ),
     _Source(
         "tombstone",
@@ -132,7 +130,6 @@ _SOURCES = (
         ("time", "origin"),
         ("link",),
         _tombstone,
-        "time>0",
     ),
     _Source(
         "attribute",
@@ -140,9 +137,8 @@ _SOURCES = (
         ("time", "origin"),
         ("inode", "field"),
         _attribute,
-        "time>0",
     ),
-    _Source("inode", "inode", ("touch_time", "touch_origin"), ("inode",), _touch, "touch_time>0"),
+    _Source("inode", "inode", ("touch_time", "touch_origin"), ("inode",), _touch),
 )
 
 

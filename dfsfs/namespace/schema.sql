@@ -47,7 +47,7 @@ CREATE TABLE inode(
   size INTEGER NOT NULL DEFAULT 0            -- regular files: of the shown content
 );
 CREATE INDEX inode_stamp ON inode(origin, time);
-CREATE INDEX inode_touch_stamp ON inode(touch_origin, touch_time) WHERE touch_time > 0;
+CREATE INDEX inode_touch_stamp ON inode(touch_origin, touch_time) WHERE touch_origin > 0;
 -- The root is nobody's row: every network has it.
 INSERT INTO inode(inode, kind, mode, uid, gid, rdev, target, time, origin, explicit)
   VALUES(1, 4, 493, 0, 0, 0, x'', 0, 0, 1);
