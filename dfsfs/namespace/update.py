@@ -22,6 +22,7 @@ def join_rows(work: WorkingSet, rows: Iterable[Row]) -> None:
         original = work.database.value("SELECT original FROM copy WHERE inode=?", (inode,))
         if original is not None:
             work.copies[original] = None
+            work.contents[inode] = None  # its content row may come later
     settle_names(work)
     settle_times(work)
     work.flush_inodes()
