@@ -1,3 +1,5 @@
+"""The hybrid clock: ahead of everything it has seen, and refusing the far future."""
+
 import pytest
 
 from dfsfs.base.errors import Refused

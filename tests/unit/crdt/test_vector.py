@@ -1,3 +1,5 @@
+"""Version vectors: laws of joining, and what is covered."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,3 +1,5 @@
+"""Namespaces for tests: in memory, on a wall clock that the test moves, checked at the end."""
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

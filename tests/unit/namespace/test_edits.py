@@ -1,3 +1,5 @@
+"""Content, attributes, extended attributes, and inodes that nothing links to any more."""
+
 import pytest
 
 from dfsfs.base.errors import Exists, Full, Invalid, IsDirectory, NoAttribute, NotFound

@@ -1,3 +1,5 @@
+"""Batches and snapshots: bounds, gaps, repeats, and everything a peer may send instead."""
+
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,3 +1,5 @@
+"""The verbs on one node: what POSIX says, and what is announced."""
+
 import pytest
 
 from dfsfs.base.errors import (
