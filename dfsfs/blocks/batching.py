@@ -69,9 +69,13 @@ class Batcher(Generic[Item, Result]):
             try:
                 await ticket.event.wait()
             except trio.Cancelled:
-                self._waiting.remove(ticket)
-                if ticket.leads:  # appointed and cancelled in the same instant
-                    self._appoint()
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
+                    if ticket.leads:  # appointed and cancelled in the same instant
+                        self._appoint()
+                else:  # taken and cancelled in the same instant
+                    with trio.CancelScope(shield=True):
+                        await ticket.event.wait()
                 raise
 
     async def _lead(self) -> None:

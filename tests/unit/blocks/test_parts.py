@@ -102,6 +102,33 @@ async def test_a_cancelled_caller_stops_nobody_else(cancelled: int) -> None:
     assert await batcher.submit(21) == 42
 
 
+@pytest.mark.parametrize("delay", range(8))
+async def test_a_caller_cancelled_in_the_instant_it_is_served_ends_like_any(delay: int) -> None:
+    """Trio's order of tasks is random: often enough to meet each of them."""
+    for _ in range(20):
+        work = Work()
+        batcher = Batcher[int, int](work, count_max=2)
+        scope = trio.CancelScope()
+
+        async def submit_and_give_up(batcher: Batcher[int, int], scope: trio.CancelScope) -> None:
+            with scope:
+                await batcher.submit(2)
+
+        async with trio.open_nursery() as nursery:
+            for item in (0, 1):
+                nursery.start_soon(batcher.submit, item)
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(submit_and_give_up, batcher, scope)
+            await trio.testing.wait_all_tasks_blocked()
+            work.go.release()
+            for _ in range(delay):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+            work.go.release()
+        work.go.release()
+        assert await batcher.submit(21) == 42
+
+
 # -- budget -------------------------------------------------------------------------------------
 
 
