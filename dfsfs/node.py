@@ -13,7 +13,7 @@ stop only closes files. Starting is recovering.
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -100,12 +100,12 @@ class Node:
         async with AsyncExitStack() as stack:
             await self._open_state(stack)
             self._build()
+            await _start(stack, self.endpoint.run)
+            await self._listen()
+            await _start(stack, self.cluster.run)
+            await _start(stack, self.filesystem.run)
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
-            await nursery.start(self.endpoint.run)
-            await self._listen()
-            await nursery.start(self.cluster.run)
-            await nursery.start(self.filesystem.run)
             nursery.start_soon(run_worker, self._checkpointer)
             nursery.start_soon(self._announce_space)
             if self.config.bootstrap:
@@ -440,3 +440,20 @@ class Node:
             ],
             "replicas": await self._replicas(content),
         }
+
+
+async def _start(stack: AsyncExitStack, run: Callable[..., Awaitable[None]]) -> None:
+    """Run a part until the stack is unwound to here, whatever is cancelled around it.
+
+    So parts end in reverse order, and one that still has to write back when a node is cancelled
+    can use those below it.
+    """
+    scope = trio.CancelScope(shield=True)
+
+    async def shielded(task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await run(task_status=task_status)
+
+    nursery = await stack.enter_async_context(trio.open_nursery())
+    stack.callback(scope.cancel)
+    await nursery.start(shielded)

@@ -49,6 +49,7 @@ class SimNode:
         self._world: SimWorld | None = None
         self._life = trio.CancelScope()
         self._calls: dict[int, trio.CancelScope] = {}
+        self._idle = trio.Event()  # no call is under way
         self.ended = trio.Event()
         self.epochs: Callable[[SimNode], dict[str, int]] = lambda node: {}
 
@@ -82,8 +83,18 @@ class SimNode:
                 self.config, self._node, self.up = config, node, True
                 Observer(self.name, node.namespace, self._history)
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    await self._calls_end()
         ended.set()
+
+    async def _calls_end(self) -> None:
+        """Programs end before what they use: a call may still be in a blocking call."""
+        with trio.CancelScope(shield=True):
+            while self._calls:
+                self._idle = trio.Event()
+                await self._idle.wait()
 
     def end(self) -> None:
         """Cancel this incarnation and the calls it had; orderly unless its doors are frozen."""
@@ -194,6 +205,8 @@ class SimNode:
                 raise
             finally:
                 del self._calls[call.number]
+                if not self._calls:
+                    self._idle.set()
             if self.up and self.incarnation == incarnation:
                 self._history.end(call)
                 return result

@@ -1,5 +1,6 @@
 """What users may rely on, told as stories. The numbers are those of the promises."""
 
+import os
 import random
 from contextlib import suppress
 
@@ -8,9 +9,9 @@ import trio
 
 from dfsfs.base.errors import Corrupt, DfsError, Unavailable
 from dfsfs.base.limits import CALL_TIMEOUT_S, HEDGE_S, SESSION_LEASE_S
-from dfsfs.base.types import DigestKind, digest_of
+from dfsfs.base.types import ROOT_INODE, DigestKind, digest_of
 from dfsfs.base.units import KIB, MIB
-from dfsfs.testing.simnode import Crashed, SimNode
+from dfsfs.testing.simnode import PROGRAM, Crashed, SimNode
 from dfsfs.testing.simulator import Simulation
 
 
@@ -180,6 +181,22 @@ async def test_an_orderly_end_loses_nothing(sim: Simulation) -> None:
     await sim.converge()
     assert await a.read("/y") == b"2"
     assert await c.read("/x") == b"1"
+
+
+async def test_what_was_written_and_not_closed_goes_out_before_an_orderly_end(
+    sim: Simulation,
+) -> None:
+    """The parts of a node end in reverse order, so that the first can still use the last."""
+    a, b, _ = await sim.start_nodes(3)
+    data = some_bytes(MIB + 1)
+    await a.write("/x", b"old")
+    filesystem = a.node.filesystem
+    inode = filesystem.lookup(ROOT_INODE, b"x").inode
+    opened = await filesystem.open(inode, os.O_WRONLY, PROGRAM)
+    await filesystem.write(opened.number, 0, data)
+    assert await b.read("/x") == b"old"
+    await sim.stop(a)
+    assert await b.read("/x") == data
 
 
 # -- apart ----------------------------------------------------------------------------------------
