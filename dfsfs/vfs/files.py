@@ -23,7 +23,13 @@ from typing import NamedTuple
 import trio
 
 from dfsfs.base.errors import BadHandle, DfsError, Invalid, IsDirectory, NoAttribute
-from dfsfs.base.limits import READER_SETTLE_S, RELATIME_S, UNFOLDED_LEAVES_MAX
+from dfsfs.base.limits import (
+    READER_SETTLE_S,
+    RELATIME_S,
+    SHARED_FILE_S,
+    SHARED_FILES_MAX,
+    UNFOLDED_LEAVES_MAX,
+)
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.base.units import NS_PER_S
 from dfsfs.blocks import Storage
@@ -76,6 +82,7 @@ class Files:
         self._shift = shift
         self.atime = True  # off for a mount with `noatime`
         self._open: dict[InodeId, OpenFile] = {}
+        self._shared: dict[InodeId, float] = {}  # until when, in the order of the last collision
         self._nursery: trio.Nursery | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -112,7 +119,8 @@ class Files:
         if value.kind is not FileKind.REGULAR:
             raise (IsDirectory if value.kind is FileKind.DIRECTORY else Invalid)("not a file")
         file = self._find(value, privileged=privileged)
-        handle = FileHandle(file, flags, root=caller.uid == 0)
+        shared = self._shared.get(value.inode, 0.0) > self._world.now_s() if self._shared else False
+        handle = FileHandle(file, flags, root=caller.uid == 0, shared=shared)
         file.handles.add(handle)
         try:
             number = self._handles.add_file(handle)
@@ -360,7 +368,9 @@ class Files:
             return
         if value.kind is not FileKind.REGULAR:
             raise (IsDirectory if value.kind is FileKind.DIRECTORY else Invalid)("not a file")
-        handle = FileHandle(self._find(value, privileged=False), os.O_WRONLY, root=True)
+        handle = FileHandle(
+            self._find(value, privileged=False), os.O_WRONLY, root=True, shared=False
+        )
         handle.file.handles.add(handle)
         try:
             await self._resize(handle.file, size)
@@ -476,7 +486,14 @@ class Files:
             file.content = content
             if not file.advance(self._world.now_s()) and file.cached is not content:
                 # Those at their end already get it when it is sure that they have seen it.
+                self._note_shared(inode)
                 self._background.start_soon(self._advance_later, file)
+
+    def _note_shared(self, inode: InodeId) -> None:
+        self._shared.pop(inode, None)
+        self._shared[inode] = self._world.now_s() + SHARED_FILE_S
+        if len(self._shared) > SHARED_FILES_MAX:
+            del self._shared[next(iter(self._shared))]
 
     def recheck_links(self, inode: InodeId) -> None:
         """An inode may have lost or found a name elsewhere."""

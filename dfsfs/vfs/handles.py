@@ -72,7 +72,7 @@ class OpenFile:
         self.content = self.cached = content
         for handle in self.handles:
             handle.content = None
-            handle.started = False
+            handle.restart()
 
 
 class FileHandle:
@@ -98,7 +98,8 @@ class FileHandle:
         "writable",
     )
 
-    def __init__(self, file: OpenFile, flags: int, *, root: bool) -> None:
+    def __init__(self, file: OpenFile, flags: int, *, root: bool, shared: bool) -> None:
+        """`shared`: others change the file while it is read here."""
         mode = flags & os.O_ACCMODE
         self.file = file
         self.readable = mode in (os.O_RDONLY, os.O_RDWR)
@@ -107,12 +108,24 @@ class FileHandle:
         self.sync = bool(flags & (os.O_SYNC | os.O_DSYNC))
         # A write through the page cache costs a second request, for security.capability. A handle
         # that can only write cannot be mapped, so it can do without (decision 7).
-        self.direct = (self.writable and not self.readable) or file.cached is not file.content
+        # Nor should one that shares the page cache with readers of another version.
+        self.direct = (
+            self.readable != self.writable if shared else self.writable and not self.readable
+        ) or file.cached is not file.content
         self.root = root  # opened by uid 0: writes leave suid and sgid alone
-        self.started = False  # has read something
         self.end_s: float | None = None  # when it came to the end
+        self.restart()
         self.reader: ContentReader | None = None
         self.content: ContentRef | None = None  # what `reader` reads
+
+    def restart(self) -> None:
+        """Its reader has seen nothing yet, as far as we know.
+
+        Who only reads may be reading pages that the kernel has, of which we are not told. Who also
+        writes counts when he is seen to read: such handles stay open long and do neither.
+        """
+        self.started = not self.writable
+        self.end_s = None
 
     def is_reading(self, now_s: float) -> bool:
         """Whether it may be in the middle of its version."""

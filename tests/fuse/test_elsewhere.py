@@ -180,5 +180,41 @@ def test_a_reader_in_the_middle_of_a_file_keeps_its_version(
                 time.sleep(0.05)
         assert piece == new[len(old) :]
     assert path.read_bytes() == new
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    # Read-only handles bypass the page cache of a file that others change just now.
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert mapped[:] == new
+
+
+def test_readers_see_whole_versions_while_others_write(node: MountedNode, directory: Path) -> None:
+    """Promise 6: versions of one letter each; never two letters in one pass through the file."""
+    path, name = directory / "file", f"{inside(directory)}/file"
+    path.write_bytes(b"A" * 2_500_000)
+    letters = "BCDEFGHIJKLMNOPQRSTUVWXYZ" * 2
+    stop = threading.Event()
+    mixed: list[str] = []
+    passes = [0]
+
+    def read() -> None:
+        while not stop.is_set():
+            with path.open("rb", buffering=0) as file:
+                data = bytearray()
+                while piece := file.read(100_000):
+                    data += piece
+            passes[0] += 1
+            if len(set(data)) != 1:
+                mixed.append(f"{len(data)} bytes of {sorted(set(data))}")
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for step, letter in enumerate(letters):
+            # Never shorter: the kernel has one size for all readers of an inode (decision 7).
+            node.ask("write_blocks", path=name, letter=letter, size=2_500_000 + 1000 * step)
+            assert set(path.read_bytes()) == {ord(letter)}
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert mixed == []
+    assert passes[0] > 3

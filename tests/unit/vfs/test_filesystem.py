@@ -22,7 +22,7 @@ from dfsfs.base.errors import (
     NotSupported,
     Stale,
 )
-from dfsfs.base.limits import READER_SETTLE_S
+from dfsfs.base.limits import READER_SETTLE_S, SHARED_FILE_S
 from dfsfs.base.types import ROOT_INODE, FileKind
 from dfsfs.content import ContentWriter, inline_ref
 from dfsfs.namespace import AttributeChanges
@@ -288,7 +288,7 @@ async def test_versions_of_readers(bench: Bench, autojump_clock: trio.testing.Mo
 
 
 async def test_the_page_cache_is_given_up_with_the_last_reader_of_an_old_version(
-    bench: Bench,
+    bench: Bench, autojump_clock: trio.testing.MockClock
 ) -> None:
     fs = bench.filesystem
     inode = await bench.put(b"f", b"o" * 10 * BLOCK)
@@ -299,6 +299,10 @@ async def test_the_page_cache_is_given_up_with_the_last_reader_of_an_old_version
     bench.kernel.take()
     await fs.release(reader.number)
     assert bench.kernel.notes == [("pages", inode, True)]
+    again = await fs.open(inode, os.O_RDONLY, ROOT)
+    assert again.direct, "it changed elsewhere while it was read here, and may again"
+    await fs.release(again.number)
+    await trio.sleep(SHARED_FILE_S * 2)
     again = await fs.open(inode, os.O_RDONLY, ROOT)
     assert not again.direct
     assert not again.keep_pages, "the kernel may not have forgotten them yet"
