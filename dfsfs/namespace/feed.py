@@ -12,7 +12,7 @@ from typing import Any
 from dfsfs.base.codec import decode, encode
 from dfsfs.base.errors import RemoteProtocolError
 from dfsfs.base.limits import ROWS_BATCH_COUNT_MAX
-from dfsfs.base.types import ContentRef, Origin, Stamp
+from dfsfs.base.types import ORIGIN_MAX, ContentRef, Origin, Stamp
 from dfsfs.namespace.rows import (
     AttributeRow,
     ContentRow,
@@ -30,6 +30,7 @@ from dfsfs.namespace.rows import (
 from dfsfs.namespace.types import Batch, SnapshotPage
 from dfsfs.runtime import Database
 
+STAMP_TIME_MAX = (1 << 63) - 1  # as SQLite stores it
 _ROW_BYTES = 64  # of a row besides names, targets, inline bytes and values, roughly
 _SNAPSHOT_LINES = 256  # read at a time
 
@@ -211,7 +212,10 @@ def decode_batch(batch: Batch) -> list[Row]:
     Raises:
         RemoteProtocolError: it is malformed.
     """
-    if not 0 <= batch.after < batch.upto:
+    for number in (batch.origin, batch.after, batch.upto):
+        if type(number) is not int:
+            raise RemoteProtocolError("a batch without numbers")
+    if not 0 < batch.origin <= ORIGIN_MAX or not 0 <= batch.after < batch.upto <= STAMP_TIME_MAX:
         raise RemoteProtocolError("a batch that goes nowhere")
     return decode_rows(batch.rows, batch.origin, batch.after, batch.upto)
 

@@ -84,8 +84,12 @@ class Quick:
     def may_change(self, inode: InodeId) -> bool:
         """Whether an inode can get content or links without touching others."""
         irregular = self._irregular
-        if irregular.broken or irregular.implicit:
+        if irregular.broken:
             return False
+        if irregular.implicit:  # somewhere: is it above the first name of this file?
+            home = self._database.value("SELECT directory FROM link WHERE link=?", (inode,))
+            if home is None or not self._is_ordinary_directory(home):
+                return False
         return self._database.row(_ORDINARY_INODE, (inode,)) is not None
 
     def may_change_entry(self, found: Found) -> bool:

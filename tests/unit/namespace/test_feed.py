@@ -139,6 +139,17 @@ def test_malformed_batches_change_nothing(node: Node, data: bytes) -> None:
     assert node.names() == [b"f"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "after", "upto"),
+    [(0, 0, 5), (1 << 23, 0, 5), (2, -1, 5), (2, 5, 5), (2, 0, 1 << 63)],
+)
+def test_batches_that_go_nowhere_are_refused(
+    node: Node, origin: int, after: int, upto: int
+) -> None:
+    with pytest.raises(RemoteProtocolError):
+        node.fs.apply([Batch(Origin(origin), after, upto, rows())])
+
+
 def test_contradictions_are_refused_whole(node: Node) -> None:
     node.fs.apply([Batch(Origin(2), 0, NOW, rows(GOOD_NODE, GOOD_LINK))])
     other = 2 << 40 | 7
