@@ -8,7 +8,7 @@ import trio
 
 from dfsfs.base.errors import DfsError
 from dfsfs.base.types import ROOT_INODE, Buffer, Digest, DigestKind, InodeId, Origin
-from dfsfs.blocks import LocalStorage, MemoryStore
+from dfsfs.blocks import LocalStorage, LocalUpload, MemoryStore
 from dfsfs.crdt import HybridClock
 from dfsfs.namespace import SCHEMA, SCHEMA_VERSION, Change, Namespace
 from dfsfs.runtime import Database, RealWorld
@@ -65,10 +65,29 @@ class HeldPublication:
         await self.gate.wait()
 
 
+class SlowUpload(LocalUpload):
+    """An upload that settles when it is told to."""
+
+    def __init__(self, storage: "FailingStorage") -> None:
+        super().__init__(storage)
+        self._owner = storage
+
+    async def settle(self) -> None:
+        self._owner.settling += 1
+        if self._owner.settle_gate is not None:
+            await self._owner.settle_gate.wait()
+        await super().settle()
+
+
 class FailingStorage(LocalStorage):
-    """A storage whose puts fail on demand."""
+    """A storage whose puts fail, and whose uploads settle, on demand."""
 
     failure: DfsError | None = None
+    settle_gate: trio.Event | None = None
+    settling = 0
+
+    def upload(self) -> SlowUpload:
+        return SlowUpload(self)
 
     async def put_pinned(self, data: Buffer, pinned: list[Digest]) -> Digest:
         if self.failure is not None:

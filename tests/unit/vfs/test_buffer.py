@@ -42,7 +42,7 @@ class Bench:
 
     def __init__(self, nursery: trio.Nursery, *, budget: int = 1 << 30) -> None:
         self.store = MemoryStore()
-        self.storage = GatedStorage(self.store)
+        self.storage: GatedStorage = GatedStorage(self.store)
         self.budget = WriteBudget(budget)
         self.nursery = nursery
 
@@ -255,6 +255,70 @@ async def test_any_history_reads_as_a_bytearray(nursery: trio.Nursery, seed: int
     with trio.fail_after(30):
         while bench.budget.used:
             await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+class SlowStorage(GatedStorage):
+    """A storage in which nothing is at hand, and every call lets others run first."""
+
+    def __init__(self, store: MemoryStore, seed: int) -> None:
+        super().__init__(store)
+        self._random = random.Random(seed)
+
+    def read_nowait(self, digest: Digest, offset: int, size: int) -> Buffer | None:
+        return None
+
+    def get_nowait(self, digest: Digest) -> Buffer | None:
+        return None
+
+    async def _pause(self) -> None:
+        for _ in range(self._random.randrange(8)):
+            await trio.lowlevel.checkpoint()
+
+    async def read(self, digest: Digest, offset: int, size: int) -> Buffer:
+        await self._pause()
+        return await super().read(digest, offset, size)
+
+    async def get(self, digest: Digest) -> Buffer:
+        await self._pause()
+        return await super().get(digest)
+
+    async def put_pinned(self, data: Buffer, pinned: list[Digest]) -> Digest:
+        await self._pause()
+        return await super().put_pinned(data, pinned)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_writing_while_write_backs_run(nursery: trio.Nursery, seed: int) -> None:
+    """Whatever overlaps: each write-back is a version that was written, the last one the last."""
+    bench = Bench(nursery)
+    bench.storage = SlowStorage(bench.store, seed)
+    rng = random.Random(seed)
+    first = rng.randbytes(6 * BLOCK)
+    base = bench.buffer()
+    base.write(0, first)
+    buffer = bench.buffer((await base.write_back()).content)
+    model = bytearray(first)
+
+    async def write_back() -> None:
+        await buffer.write_back()
+
+    async with trio.open_nursery() as inner:
+        for step in range(120):
+            size = rng.choice([3, 500, BLOCK, BLOCK + 9])
+            offset = rng.randrange(8 * BLOCK) & (~(BLOCK - 1) if rng.random() < 0.4 else ~0)
+            data = rng.randbytes(size)
+            buffer.write(offset, data)
+            model.extend(bytes(max(0, offset + size - len(model))))
+            model[offset : offset + size] = data
+            if step % 3 == 0:
+                inner.start_soon(write_back if rng.random() < 0.7 else buffer.spill)
+            for _ in range(rng.randrange(6)):
+                await trio.lowlevel.checkpoint()
+            at = rng.randrange(len(model))
+            assert await buffer.read(at, 2 * BLOCK) == model[at : at + 2 * BLOCK]
+    written = await buffer.write_back()
+    assert written.sequence == buffer.sequence
+    assert await bench.bytes_of(written.content) == model
 
 
 async def test_equal_bytes_have_equal_content_however_they_were_written(bench: Bench) -> None:

@@ -401,3 +401,54 @@ async def test_statfs(bench: Bench) -> None:
     after = bench.filesystem.statfs()
     assert after.files == before.files + 1
     assert (after.capacity_bytes, after.free_bytes) == (1000, 400)
+
+
+async def test_append_is_at_the_end_whatever_the_kernel_believes(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"four")
+    opened = await fs.open(inode, os.O_WRONLY | os.O_APPEND, ROOT)
+    await fs.write(opened.number, 0, b"+one")
+    assert fs.write_nowait(opened.number, 2, b"+two")
+    await fs.flush(opened.number)
+    await fs.release(opened.number)
+    assert await bench.bytes_of(inode) == b"four+one+two"
+
+
+async def test_an_older_flush_never_undoes_a_newer_one(bench: Bench) -> None:
+    """Two flushes settle out of order; what is named in the end is the newer content."""
+    fs = bench.filesystem
+    opened, value = await fs.create(ROOT_INODE, b"f", 0o644, os.O_RDWR, ROOT)
+    first, second = b"1" * 2 * BLOCK, b"2" * 2 * BLOCK
+    await fs.write(opened.number, 0, first)
+    bench.storage.settle_gate = gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fs.flush, opened.number)
+        with trio.fail_after(30):
+            while bench.storage.settling == 0:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        bench.storage.settle_gate = None
+        await fs.write(opened.number, 0, second)
+        bench.publication.gate = trio.Event()
+        nursery.start_soon(fs.flush, opened.number)
+        with trio.fail_after(30):
+            while bench.namespace.get(value.inode).size == 0:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        await fs.write(opened.number, 0, b"3")  # so that the buffer stays
+        newer = bench.namespace.get(value.inode).content
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert bench.namespace.get(value.inode).content == newer
+        bench.publication.gate.set()
+    await fs.flush(opened.number)
+    await fs.release(opened.number)
+    assert await bench.bytes_of(value.inode) == b"3" + second[1:]
+
+
+async def test_gc_is_told_of_open_files_without_a_name(bench: Bench) -> None:
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"data")
+    opened = await fs.open(inode, os.O_RDONLY, ROOT)
+    await fs.unlink(ROOT_INODE, b"f")
+    assert inode in [number for number, _ in bench.namespace.contents(None, 100)]
+    await fs.release(opened.number)
+    assert inode not in [number for number, _ in bench.namespace.contents(None, 100)]
