@@ -36,6 +36,8 @@ class Mix:
     mounts: int
     replicas: int
     pause_s: float  # between two calls of a program, on average
+    together: bool  # programs call at the same instants, so that they meet
+    loss: bool  # in the end one node is lost for good
     skew_s: float
     partitions: float  # how often a second
     crashes: float
@@ -55,7 +57,9 @@ def mix_of(dice: random.Random, seconds: float) -> Mix:
         nodes=nodes,
         mounts=dice.randint(2, nodes),
         replicas=dice.randint(2, 3),
-        pause_s=dice.choice((0.05, 0.5, 2.0)),
+        pause_s=dice.choice((0.05, 0.2, 1.0)),
+        together=dice.random() < 0.5,
+        loss=dice.random() < 0.5,
         skew_s=dice.choice((0.0, 0.0, 5.0, 600.0)),
         partitions=rate(15),
         crashes=rate(20),
@@ -79,7 +83,7 @@ async def random_life(sim: Simulation, *, seconds: float = 60.0) -> str:
     async with trio.open_nursery() as nursery:
         for node in nodes[: mix.mounts]:
             dice = random.Random(f"{sim.seed}/program/{node.name}")
-            nursery.start_soon(_Program(node, dice, mix.pause_s).run, end_s)
+            nursery.start_soon(_Program(node, dice, mix).run, end_s)
         for fault, rate in (
             (_partition, mix.partitions),
             (_crash, mix.crashes),
@@ -91,6 +95,10 @@ async def random_life(sim: Simulation, *, seconds: float = 60.0) -> str:
                 nursery.start_soon(_happen, sim, fault, rate, dice, end_s)
     assert not sim.history.broken, f"seed {sim.seed}: {sim.history.broken[:5]}"
     await _recover(sim)
+    if mix.loss:
+        sim.crash(sim.dice.choice(sim.nodes))
+        await sim.converge(within_s=SETTLE_S)
+        await sim.check()
     return sim.trace
 
 
@@ -112,10 +120,10 @@ class _Program:
     The tree is small, so that programs get in each other's way.
     """
 
-    def __init__(self, node: SimNode, dice: random.Random, pause_s: float) -> None:
+    def __init__(self, node: SimNode, dice: random.Random, mix: Mix) -> None:
         self._node = node
         self._dice = dice
-        self._pause_s = pause_s
+        self._mix = mix
         self._written = 0
         self._verbs: list[tuple[int, Callable[[], Awaitable[object]]]] = [
             (6, lambda: node.write(self._file(), self._data())),
@@ -133,7 +141,7 @@ class _Program:
     async def run(self, end_s: float) -> None:
         """Call after call until the time is over."""
         while trio.current_time() < end_s:
-            await trio.sleep(self._dice.expovariate(1 / self._pause_s))
+            await self._pause()
             (verb,) = self._dice.choices(
                 [verb for _, verb in self._verbs], [weight for weight, _ in self._verbs]
             )
@@ -141,6 +149,14 @@ class _Program:
                 await verb()
             except (DfsError, Crashed):
                 continue
+
+    async def _pause(self) -> None:
+        pause_s = self._mix.pause_s
+        if self._mix.together:
+            now_s = trio.current_time()
+            await trio.sleep_until((math.floor(now_s / pause_s) + 1) * pause_s)
+        else:
+            await trio.sleep(self._dice.expovariate(1 / pause_s))
 
     def _directory(self) -> str:
         return self._dice.choice(DIRECTORIES[1:])
