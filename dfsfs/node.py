@@ -31,7 +31,7 @@ from dfsfs.cluster import Cluster, ClusterSettings, Member, MemberTable
 from dfsfs.cluster.members import SCHEMA as MEMBERS_SCHEMA
 from dfsfs.cluster.members import SCHEMA_VERSION as MEMBERS_SCHEMA_VERSION
 from dfsfs.config import Config
-from dfsfs.content import content_key
+from dfsfs.content import HashingUpload, content_key, fold
 from dfsfs.crdt import HybridClock
 from dfsfs.keys import Keys
 from dfsfs.namespace import SCHEMA, SCHEMA_VERSION, Change, Namespace
@@ -328,7 +328,8 @@ class Node:
 
     async def key_of(self, content: ContentRef) -> str:
         """`user.dfs.key`."""
-        return content_key(self.cluster.storage.kind, content)
+        kind = self.cluster.storage.kind
+        return content_key(kind, await fold(self.cluster.storage, HashingUpload(kind), content))
 
     async def replicas(self, content: ContentRef) -> str:
         """`user.dfs.replicas`: nodes in reach that hold all of it."""
@@ -433,7 +434,7 @@ class Node:
             "size": inode.size,
             "blocks": total,
             "stored_bytes": content.stored,
-            "inline": content.inline is not None,
+            "inline": content.inline is not None and not content.patched,
             "holders": [
                 {"id": node.hex(), "name": names.get(node, ""), "blocks": count}
                 for node, count in sorted(counts.items())

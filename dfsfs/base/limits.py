@@ -119,6 +119,15 @@ RELATIME_S = 24 * 3600.0  # atime is updated at least so often when a file is re
 HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
 CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
 
+# -- leases -----------------------------------------------------------------------------------
+LEASES_MAX = 65_536  # permissions of others kept here; above, the oldest go back
+LEASES_GIVEN_MAX = 2 * LEASES_MAX  # of ours that one peer may keep: some are on their way back
+LEASE_PEACE_S = 0.003  # a holder that had to wait for a lease is left in peace for so long
+LEASE_MARGIN_S = 8.0  # for a holder that is alive to write back
+LEASE_TIMEOUT_S = SESSION_LEASE_S + LEASE_MARGIN_S  # longest wait for a lease
+JOINING_TIMEOUT_S = 5.0  # longest a call waits for this node to hold what its peers have
+LEASES_PER_MESSAGE_MAX = 512  # requests and grants sent as one
+
 # -- exchange ---------------------------------------------------------------------------------
 ROWS_BATCH_BYTES_MAX = 512 * KIB
 ROWS_BATCH_COUNT_MAX = 4096
@@ -171,4 +180,5 @@ assert URGENT_FRAME_BYTES_MAX <= URGENT_QUEUE_BYTES_MAX
 assert FRAME_PAYLOAD_BYTES_MAX < SEND_QUEUE_BYTES_MAX <= INBOUND_BYTES_MAX
 assert HELLO_BYTES_MAX <= FRAME_HEADER_BYTES_MAX
 assert XATTR_VALUE_BYTES_MAX < ROWS_BATCH_BYTES_MAX
+assert LEASE_TIMEOUT_S < HANDLER_TIMEOUT_S
 assert KEEPALIVE_S * 2 < SESSION_LEASE_S

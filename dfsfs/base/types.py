@@ -93,11 +93,13 @@ ZERO_STAMP = Stamp(0, Origin(0))
 class ContentRef:
     """The name of a file's bytes.
 
-    Exactly one of three shapes: `inline` holds all bytes (`size == len(inline)`, root None);
-    `root` names the Merkle tree's root block; both None: `size` zero bytes (one hole, or empty).
+    One of four shapes: `inline` holds all bytes (`size == len(inline)`, root None); `root` names
+    the Merkle tree's root block; both None: `size` zero bytes (one hole, or empty); both given: a
+    tree and, packed in `inline`, a few changed bytes that lie over it (see `content.patches`).
+
     `shift` is the log2 of the block size of the tree. `stored` is the sum of the sizes of its
     leaves (what `du` shows: holes cost nothing). Equal bytes with equal shift and digest kind have
-    equal refs: leaves drop trailing zeros and an all-zero subtree is a hole.
+    equal refs, patched ones apart: leaves drop trailing zeros, an all-zero subtree is a hole.
     """
 
     size: int
@@ -107,10 +109,15 @@ class ContentRef:
     stored: int = 0
 
     def __post_init__(self) -> None:
-        if self.inline is not None and (self.root is not None or len(self.inline) != self.size):
-            raise Invalid("a content ref is inline or a tree, and its size is that of its bytes")
+        if self.inline is not None and self.root is None and len(self.inline) != self.size:
+            raise Invalid("the size of inline content is that of its bytes")
         if self.size < 0:
             raise Invalid("negative size")
+
+    @property
+    def patched(self) -> bool:
+        """Whether changed bytes lie over the tree."""
+        return self.root is not None and self.inline is not None
 
 
 EMPTY_CONTENT = ContentRef(size=0)

@@ -9,6 +9,7 @@ def content_key(kind: DigestKind, content: ContentRef) -> str:
     Inline bytes have the digest they would have as a block, with trailing zeros dropped as in every
     leaf; so has a file that is one hole (the digest of nothing). Equal files have equal keys.
     """
+    assert not content.patched, "fold it first: the key is that of the bytes"
     root = content.root
     if root is None:
         root = digest_of(kind, (content.inline or b"").rstrip(b"\0"))

@@ -46,6 +46,7 @@ async def patch(
     Raises:
         Corrupt: `base` is malformed. And what `source` and `upload` raise.
     """
+    assert not base.patched, "what lies over a tree is folded by its owner"
     if base.root is not None and base.shift != shift:
         raise Invalid(f"blocks of 2**{shift} bytes into content with blocks of 2**{base.shift}")
     if size == 0:

@@ -24,6 +24,7 @@ from dfsfs.base.types import Buffer, ContentRef, Digest
 from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockSource
 from dfsfs.content.nodes import NodeCache, load_node, load_node_nowait, root_of
+from dfsfs.content.patches import unpack
 from dfsfs.content.tree import Leaf, Node, shape_of
 
 _NEAR_NODES_MAX = 64
@@ -48,6 +49,10 @@ class ContentReader:
             Corrupt: the ref is malformed.
         """
         self.ref = ref
+        self._patches = unpack(ref) if ref.patched else None
+        if self._patches is not None:
+            ref = self._patches.tree
+        self._tree_size = ref.size
         self._source = source
         self._nodes = NodeCache(bytes_max=READER_NODES_BYTES_MAX) if nodes is None else nodes
         self._shape = shape_of(ref, fanout=fanout, shift_min=shift_min)
@@ -66,8 +71,23 @@ class ContentReader:
         size = min(size, self.ref.size - offset)
         if size <= 0:
             return b""
+        if self._patches is not None:
+            below = self._tree_nowait(offset, min(size, self._tree_size - offset))
+            return None if below is None else self._under_patches(below, offset, size)
         if self.ref.inline is not None:
             return self.ref.inline[offset : offset + size]
+        return self._tree_nowait(offset, size)
+
+    def _under_patches(self, below: Buffer, offset: int, size: int) -> Buffer:
+        assert self._patches is not None
+        target = bytearray(below)
+        target.extend(bytes(size - len(below)))
+        self._patches.over(target, offset)
+        return target
+
+    def _tree_nowait(self, offset: int, size: int) -> Buffer | None:
+        if size <= 0:
+            return b""
         self._follow(offset, size)
         index, within = offset >> self._shift, offset & ((1 << self._shift) - 1)
         if within + size <= 1 << self._shift:
@@ -94,6 +114,14 @@ class ContentReader:
             await trio.lowlevel.checkpoint()
             return found
         size = min(size, self.ref.size - offset)
+        if self._patches is None:
+            return await self._tree(offset, size)
+        below = await self._tree(offset, min(size, self._tree_size - offset))
+        return self._under_patches(below, offset, size)
+
+    async def _tree(self, offset: int, size: int) -> Buffer:
+        if size <= 0:
+            return b""
         end = offset + size
         parts: list[Buffer] = []
         index, within = offset >> self._shift, offset & ((1 << self._shift) - 1)
@@ -164,7 +192,7 @@ class ContentReader:
     ) -> tuple[Leaf | None, int]:
         """The child on the way to leaf `index`, and the first leaf below that child."""
         shift, width = self._shift, self._shape.leaves_below(level - 1)
-        node.check(self._shape, level=level, size=self.ref.size - (first << shift), stored=stored)
+        node.check(self._shape, level=level, size=self._tree_size - (first << shift), stored=stored)
         if level == 1:
             if len(self._near) >= _NEAR_NODES_MAX:
                 del self._near[next(iter(self._near))]
@@ -178,7 +206,7 @@ class ContentReader:
         """The first offset from `offset` on that is stored, or None: SEEK_DATA of lseek(2)."""
         if offset >= self.ref.size:
             return None
-        if self.ref.inline is not None:
+        if self.ref.inline is not None:  # patched as well: patches are data, and what they lie on
             return offset
         index, within = offset >> self._shift, offset & ((1 << self._shift) - 1)
         leaf = await self.leaf(index)
@@ -209,7 +237,7 @@ class ContentReader:
             return first
         node = await load_node(self._source, self._nodes, top.digest)
         below, width = top.stored, self._shape.leaves_below(level - 1)
-        size = self.ref.size - (first << self._shift)
+        size = self._tree_size - (first << self._shift)
         node.check(self._shape, level=level, size=size, stored=below)
         for place in range(max(0, start - first) // width, node.count):
             child_first = first + place * width
@@ -234,7 +262,7 @@ class ContentReader:
             return  # enough is on its way
         self._window = min(max(self._window * 2, READ_AHEAD_BYTES_MIN), READ_AHEAD_BYTES_MAX)
         first = max((end - 1 >> self._shift) + 1, self._announced)
-        last = min(end + self._window, self.ref.size) - 1 >> self._shift
+        last = min(end + self._window, self._tree_size) - 1 >> self._shift
         if first <= last:
             self._announced = last + 1
             self._announce(first, last)

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from dfsfs.base.errors import DfsError
 from dfsfs.base.limits import BLOCK_SHIFT_MIN, READER_NODES_BYTES_MAX, TREE_FANOUT
 from dfsfs.base.types import ContentRef, Digest
 from dfsfs.blocks import BlockSource
 from dfsfs.content.nodes import NodeCache, load_node, root_of
+from dfsfs.content.patches import tree_of
 from dfsfs.content.tree import Leaf, shape_of
 
 
@@ -24,6 +26,7 @@ async def walk(
     limit: int,
     *,
     skip: Callable[[Digest], bool] = lambda digest: False,
+    unreadable: Callable[[Digest, DfsError], None] | None = None,
     nodes: NodeCache | None = None,
     fanout: int = TREE_FANOUT,
     shift_min: int = BLOCK_SHIFT_MIN,
@@ -35,9 +38,13 @@ async def walk(
     is known: then it is left out, and all below it. (A tree that names one node many times has few
     blocks but no end of leaves; whoever walks to the end of foreign content must skip.)
 
+    `unreadable` is told of an interior node that cannot be had or is malformed, and why; then what
+    is below it is left out. Without it that is raised.
+
     Raises:
         Corrupt: the tree is malformed. And what `source` raises for an interior node.
     """
+    ref = tree_of(ref)
     shape = shape_of(ref, fanout=fanout, shift_min=shift_min)
     root = root_of(ref)
     cache = nodes or NodeCache(bytes_max=READER_NODES_BYTES_MAX)
@@ -54,9 +61,15 @@ async def walk(
             digests.append(top.digest)
         if level == 0:
             return None
-        node = await load_node(source, cache, top.digest)
-        size = ref.size - (first << shape.shift)
-        node.check(shape, level=level, size=size, stored=top.stored)
+        try:
+            node = await load_node(source, cache, top.digest)
+            size = ref.size - (first << shape.shift)
+            node.check(shape, level=level, size=size, stored=top.stored)
+        except DfsError as error:
+            if unreadable is None:
+                raise
+            unreadable(top.digest, error)
+            return None
         width = shape.leaves_below(level - 1)
         for place in range(max(0, start - first) // width, node.count):
             child = node.child(place)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from dfsfs.base.limits import PATCHES_PACKED_BYTES_MAX
 from dfsfs.base.types import (
     ROOT_INODE,
     ContentRef,
@@ -58,8 +59,10 @@ def _malformed_contents(database: Database) -> Iterator[str]:
     for inode, size, root, inline in database.rows("SELECT inode, size, root, inline FROM content"):
         if root is not None and not is_digest(root):
             yield f"a content of inode {inode} has a bad digest"
-        if inline is not None and (root is not None or len(inline) != size):
-            yield f"a content of inode {inode} has two shapes or the wrong size"
+        if inline is not None and root is None and len(inline) != size:
+            yield f"the inline content of inode {inode} has the wrong size"
+        if root is not None and len(inline or b"") > PATCHES_PACKED_BYTES_MAX:
+            yield f"a content of inode {inode} has too many patches"
 
 
 class _Checker:

@@ -10,6 +10,7 @@ from dfsfs.base.errors import Exists, Full, Invalid, IsDirectory, NoAttribute, N
 from dfsfs.base.limits import (
     FILE_BYTES_MAX,
     INLINE_BYTES_MAX,
+    PATCHES_PACKED_BYTES_MAX,
     XATTR_INODE_BYTES_MAX,
     XATTR_NAME_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
@@ -53,7 +54,8 @@ class Edits:
         if found.kind != FileKind.REGULAR:
             error = IsDirectory if found.kind == FileKind.DIRECTORY else Invalid
             raise error(f"inode {inode} is not a regular file")
-        if content.size > FILE_BYTES_MAX or len(content.inline or b"") > INLINE_BYTES_MAX:
+        inline_max = PATCHES_PACKED_BYTES_MAX if content.patched else INLINE_BYTES_MAX
+        if content.size > FILE_BYTES_MAX or len(content.inline or b"") > inline_max:
             raise Invalid("a content ref beyond its limits")
         if self._is_orphan(found):
             return self._edit_private(found, content=_plain(content), mtime_ns=mtime_ns)

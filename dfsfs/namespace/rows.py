@@ -21,6 +21,7 @@ from dfsfs.base.limits import (
     FILE_BYTES_MAX,
     INLINE_BYTES_MAX,
     NAME_BYTES_MAX,
+    PATCHES_PACKED_BYTES_MAX,
     ROWS_MESSAGE_BYTES_MAX,
     SYMLINK_BYTES_MAX,
     VECTOR_ENTRIES_MAX,
@@ -299,8 +300,11 @@ def _content(stamp: Stamp, fields: list[Any]) -> ContentRow:
     size = _int(size, 0, FILE_BYTES_MAX)
     _require(root is None or is_digest(root), "a content ref with a bad digest")
     if inline is not None:
-        _require(isinstance(inline, bytes) and root is None, "a content ref of two shapes")
-        _require(len(inline) == size <= INLINE_BYTES_MAX, "inline bytes of the wrong size")
+        _require(isinstance(inline, bytes), "inline bytes that are none")
+        if root is None:
+            _require(len(inline) == size <= INLINE_BYTES_MAX, "inline bytes of the wrong size")
+        else:  # patches over a tree: content.patches knows their form
+            _require(len(inline) <= PATCHES_PACKED_BYTES_MAX, "too many patches")
     shift = _int(shift, BLOCK_SHIFT_MIN, BLOCK_SHIFT_MAX)
     content = ContentRef(size, root, inline, shift, _int(stored, 0, FILE_BYTES_MAX))
     first = stamp

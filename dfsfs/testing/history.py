@@ -181,6 +181,6 @@ def _told(inode: Inode) -> str:
     told = f"{inode.kind.name.lower()} {inode.inode:x} {inode.mode:o} nlink {inode.nlink}"
     if inode.kind is FileKind.REGULAR:
         content = inode.content
-        data = content.inline if content.inline is not None else content.root or b""
-        return f"{told} {content.size} bytes {data[:24].hex()}"
+        data = (content.inline or b"")[-24:] + (content.root or b"")
+        return f"{told} {content.size} bytes {data[:48].hex()}"
     return f"{told} {inode.target!r}" if inode.kind is FileKind.SYMLINK else told

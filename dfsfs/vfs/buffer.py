@@ -5,12 +5,14 @@ A read sees four layers, upper ones first, block by block:
     dirty    byte ranges written over what is below (`Extents`)
     flying   whole blocks on their way into the store
     stored   leaves that are in the store, but not yet in the tree
-    base     a content ref: the file as it was opened, or as it was folded last
+    base     a content ref: the file as it was opened, or as it was folded last; it may have
+             patches, a few changed bytes that lie over its tree
 
 A block that is written to its end goes to `flying` at once, without a copy if it came in one piece,
 so a file streams into the store while it is being written. `write_back` moves what is dirty down:
 partial blocks are completed from below and stored, then `patch` folds all leaves into a new base.
 When many leaves wait, they are folded early, so memory does not grow with the file.
+A write-back of little does none of that: what is dirty becomes patches of the base.
 
 Invariants: `size` is the file's size, and no layer has a byte at or after it. A block leaves
 `flying` only when its leaf is in `stored`, or when a later write or a truncation has replaced it
@@ -32,12 +34,13 @@ from dfsfs.base.errors import DfsError, TooBig
 from dfsfs.base.limits import (
     FILE_BYTES_MAX,
     INLINE_BYTES_MAX,
+    PATCHES_COUNT_MAX,
     UNFOLDED_LEAVES_MAX,
     WRITE_BACK_PARALLEL_MAX,
 )
 from dfsfs.base.types import EMPTY_CONTENT, Buffer, ContentRef, Digest
 from dfsfs.blocks import Storage, Upload
-from dfsfs.content import ContentReader, Leaf, inline_ref, patch, put_leaf
+from dfsfs.content import ContentReader, Leaf, inline_ref, merged, pack, patch, put_leaf, unpack
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.extents import Extents
 
@@ -171,17 +174,17 @@ class WriteBuffer:
         self._lay_under(index, data)
         self._budget.add(-len(data))
 
-    def _lay_under(self, index: int, data: Buffer) -> None:
-        """Make `data` the dirty beginning of a block, under what is dirty there already."""
-        merged = Extents()
-        merged.write(0, data)
+    def _lay_under(self, index: int, data: Buffer, within: int = 0) -> None:
+        """Make `data` dirty at `within` a block, under what is dirty there already."""
+        united = Extents()
+        united.write(within, data)
         above = self._dirty.get(index)
         if above is not None:
             for start, piece in above.pieces():
-                merged.write(start, piece)
+                united.write(start, piece)
             self._budget.add(-above.size)
-        self._dirty[index] = merged
-        self._budget.add(merged.size)
+        self._dirty[index] = united
+        self._budget.add(united.size)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -271,8 +274,10 @@ class WriteBuffer:
         """Leaves waiting to be folded into a tree."""
         return len(self._stored)
 
-    async def write_back(self) -> Written:
+    async def write_back(self, *, patches_bytes_max: int = 0) -> Written:
         """Store and fold everything written before the call; more may be written meanwhile.
+
+        `patches_bytes_max`: changes of no more bytes stay patches of the content.
 
         Raises:
             DfsError: something could not be stored, or a partial block not be completed. Nothing is
@@ -282,6 +287,8 @@ class WriteBuffer:
             self.error = None
             try:
                 written = await self._inline()
+                if written is None:
+                    written = self._patched(patches_bytes_max)
                 if written is None:
                     written = await self._store_all()
             except DfsError as error:
@@ -293,10 +300,10 @@ class WriteBuffer:
     async def _inline(self) -> Written | None:
         """Small content goes into the content ref itself; None if the file is not small."""
         while self.size <= INLINE_BYTES_MAX:
-            size, token = self.size, self._token(0)
+            size = self.size
             below = await self._read_below(0, size)
-            if size != self.size or not self._same(token, 0):
-                continue  # it changed while we waited for lower layers
+            if size != self.size:
+                continue  # it grew while we waited for lower layers
             target = bytearray(below)
             dirty = self._dirty.get(0)
             if dirty is not None:
@@ -306,7 +313,52 @@ class WriteBuffer:
             return Written(self._base, self.sequence)
         return None
 
+    def _patched(self, bytes_max: int) -> Written | None:
+        """Make what is dirty patches of the base; None if that does not suit."""
+        base = self._base
+        if base.root is None or self._base_size != base.size or self._flying or self._stored:
+            return None
+        if sum(extents.size for extents in self._dirty.values()) > bytes_max:
+            return None
+        tree, below = unpack(base) if base.patched else (base, ())
+        above = [
+            ((index << self._shift) + start, piece)
+            for index in sorted(self._dirty)
+            for start, piece in self._dirty[index].pieces()
+        ]
+        ranges = merged(below, above)
+        if sum(len(item.data) for item in ranges) > bytes_max or len(ranges) > PATCHES_COUNT_MAX:
+            return None
+        self._forget_layers()
+        if ranges or self.size != tree.size:
+            self._set_base(pack(tree, ranges, self.size))
+        return Written(self._base, self.sequence)
+
+    def _unpatch(self) -> None:
+        """Patches of the base become dirty again: they are folded with the rest."""
+        base = self._base
+        if not base.patched:
+            return
+        tree, ranges = unpack(base)
+        cut = self._base_size
+        self._base, self._reader = tree, None
+        self._base_size = min(cut, tree.size)
+        for item in ranges:
+            self._lay_range_under(item.offset, item.data[: max(0, cut - item.offset)])
+
+    def _lay_range_under(self, offset: int, data: bytes) -> None:
+        """Make bytes of the base dirty, below what is dirty already."""
+        at = 0
+        while at < len(data):
+            index, within = divmod(offset + at, self._block)
+            take = min(self._block - within, len(data) - at)
+            # A block above the base has these bytes already, or has replaced them.
+            if index not in self._flying and index not in self._stored:
+                self._lay_under(index, data[at : at + take], within)
+            at += take
+
     async def _store_all(self) -> Written:
+        self._unpatch()
         sequence, size = self.sequence, self.size
         await self._complete_all()
         await self._land()
@@ -336,6 +388,7 @@ class WriteBuffer:
         """Fold the leaves that wait, when they are many: memory must not grow with the file."""
         async with self.lock:
             if len(self._stored) >= UNFOLDED_LEAVES_MAX:
+                self._unpatch()
                 await self._fold(self.size)
 
     async def _complete_all(self) -> None:
@@ -370,23 +423,15 @@ class WriteBuffer:
         while (extents := self._dirty.get(index)) is not None:
             whole = extents.whole(min(self._block, self.size - start))
             if whole is None:
-                token = self._token(index)
                 below = await self._read_below(start, min(self._block, self.size - start))
-                if self._dirty.get(index) is not extents or not self._same(token, index):
-                    continue  # replaced meanwhile
+                if self._dirty.get(index) is not extents:
+                    continue  # the block was written whole meanwhile, or came back from a put
                 whole = bytearray(below)
                 whole.extend(bytes(min(self._block, self.size - start) - len(below)))
                 extents.copy_onto(whole, 0)
             del self._dirty[index]
             self._budget.add(len(whole) - extents.size)
             self._launch(index, whole)
-
-    def _token(self, index: int) -> tuple[object, object, object]:
-        """What lies below a block's dirty bytes, by identity."""
-        return (self._base, self._flying.get(index), self._stored.get(index, _ABSENT))
-
-    def _same(self, token: tuple[object, object, object], index: int) -> bool:
-        return all(then is now for then, now in zip(token, self._token(index), strict=True))
 
     async def _land(self) -> None:
         """Wait until no block that is flying now is still on its way."""
@@ -444,9 +489,9 @@ class WriteBuffer:
             kept = b""
             while size < self.size and within and boundary in self._stored:
                 # The block that is cut is in the store already: its beginning becomes dirty again.
-                token = self._token(boundary)
+                leaf = self._stored[boundary]
                 kept = bytes(await self._read_below(boundary << self._shift, within))
-                if self._same(token, boundary):
+                if self._stored.get(boundary, _ABSENT) is leaf:
                     break
             self._cut(size, boundary, within, kept)
             self.size = size

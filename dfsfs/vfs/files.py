@@ -24,6 +24,8 @@ import trio
 
 from dfsfs.base.errors import BadHandle, DfsError, Invalid, IsDirectory, NoAttribute
 from dfsfs.base.limits import (
+    PATCHES_BYTES_MAX,
+    PATCHES_CLOSED_BYTES_MAX,
     READER_SETTLE_S,
     RELATIME_S,
     SHARED_FILE_S,
@@ -409,7 +411,9 @@ class Files:
         try:
             buffer = file.buffer
             if buffer is not None and file.committed < buffer.sequence:
-                written = await buffer.write_back()
+                # What is closed would carry its patches for long: fewer of them.
+                kept = PATCHES_BYTES_MAX if durable else PATCHES_CLOSED_BYTES_MAX
+                written = await buffer.write_back(patches_bytes_max=kept)
                 if buffer.upload is not None:
                     await buffer.upload.settle()
                 if (

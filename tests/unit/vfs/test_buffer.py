@@ -11,7 +11,7 @@ from dfsfs.base.errors import DfsError, Full, TooBig
 from dfsfs.base.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
 from dfsfs.base.types import EMPTY_CONTENT, Buffer, ContentRef, Digest
 from dfsfs.blocks import LocalStorage, MemoryStore, Upload
-from dfsfs.content import ContentReader
+from dfsfs.content import ContentReader, ContentWriter, fold
 from dfsfs.runtime import RealWorld
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.buffer import WriteBuffer
@@ -213,19 +213,30 @@ class Model:
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
 
-    async def write_back(self) -> None:
-        """Make content of it."""
-        written = await self.buffer.write_back()
+    async def write_back(self) -> ContentRef:
+        """Make content of it, with or without patches."""
+        patches = self.random.choice([0, 200, 2 * BLOCK])
+        written = await self.buffer.write_back(patches_bytes_max=patches)
+        content = written.content
         assert written.sequence == self.buffer.sequence
-        assert written.content.size == len(self.model)
-        assert (written.content.root is None) or len(self.model) > INLINE_BYTES_MAX
-        assert await self.bench.bytes_of(written.content) == self.model
+        assert content.size == len(self.model)
+        assert (content.root is None) or len(self.model) > INLINE_BYTES_MAX
+        assert await self.bench.bytes_of(content) == self.model
+        assert not content.patched or patches
+        upload = self.bench.storage.upload()
+        folded = await fold(self.bench.storage, upload, content)
+        writer = ContentWriter(upload, SHIFT)
+        await writer.write(bytes(self.model))
+        if folded.root is not None:  # the same bytes have the same tree, however they came about
+            assert folded == await writer.finish()
+        upload.close()
+        return content
 
     async def reopen(self) -> None:
         """Begin again from what was made."""
-        written = await self.buffer.write_back()
+        content = await self.write_back()
         self.buffer.close()
-        self.buffer = self.bench.buffer(written.content)
+        self.buffer = self.bench.buffer(content)
 
     async def spill(self) -> None:
         """As under memory pressure."""
@@ -237,7 +248,7 @@ class Model:
 
     async def run(self, steps: int) -> None:
         """A random history."""
-        verbs: list[Callable[[], Awaitable[None]]] = []
+        verbs: list[Callable[[], Awaitable[object]]] = []
         verbs += [self.write] * 8 + [self.append] * 4
         verbs += [self.read] * 6 + [self.truncate] * 2 + [self.write_back, self.reopen]
         verbs += [self.spill] * 2 + [self.pause]
