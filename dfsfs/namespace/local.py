@@ -64,7 +64,7 @@ class LocalState:
         )
         if found != origin:  # another incarnation: what the former one wrote is somebody else's now
             with database.transaction():
-                if found:
+                if found and position:
                     database.execute("INSERT OR REPLACE INTO have VALUES(?,?)", (found, position))
                 position = database.value("SELECT time FROM have WHERE origin=?", (origin,)) or 0
                 counter = 0
