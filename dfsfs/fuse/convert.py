@@ -11,6 +11,7 @@ from dfsfs.vfs import Caller, Opened, SetAttributes, Statistics
 
 SECTOR_BYTES = 512  # the unit of st_blocks, whatever the block size
 BLOCK_SIZE_HINT = 256 * 1024  # st_blksize: what cp, cat and Python read and write at a time
+DIRECTORY_BYTES = 4096  # st_size of a directory: what ext4 shows for all but large ones
 FRAGMENT_BYTES = 4096  # the unit of statfs
 
 _FORMATS = {kind: int(kind) << 12 for kind in FileKind}  # S_IFMT is d_type shifted by 12 bits
@@ -29,7 +30,8 @@ def attributes(value: Inode, *, dirty: bool) -> pyfuse3.EntryAttributes:
     entry.st_uid = value.uid
     entry.st_gid = value.gid
     entry.st_rdev = value.rdev
-    entry.st_size = value.size
+    is_directory = value.kind is FileKind.DIRECTORY
+    entry.st_size = DIRECTORY_BYTES if is_directory else value.size
     entry.st_blksize = BLOCK_SIZE_HINT
     content = value.content
     # Inline bytes count as stored: tools take a file with size and without blocks for one hole.
