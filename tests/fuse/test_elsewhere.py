@@ -131,7 +131,7 @@ def test_a_busy_directory_does_not_hold_up_the_acknowledgement(
     thread = threading.Thread(target=(directory / "here").mkdir)
     thread.start()
     try:
-        while node.ask("waiting") == 0:
+        while node.ask("waiting") == 0 and thread.is_alive():
             pass
         # The kernel holds the directory until mkdir returns, so it cannot forget an entry now.
         took = node.ask(verb, path=f"{inside(directory)}/there")
