@@ -154,7 +154,8 @@ class _Program:
         pause_s = self._mix.pause_s
         if self._mix.together:
             now_s = trio.current_time()
-            await trio.sleep_until((math.floor(now_s / pause_s) + 1) * pause_s)
+            # Rounding must not make it now: time would stand still.
+            await trio.sleep_until((math.floor(now_s / pause_s + 0.01) + 1) * pause_s)
         else:
             await trio.sleep(self._dice.expovariate(1 / pause_s))
 
