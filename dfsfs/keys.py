@@ -17,7 +17,7 @@ from dfsfs.blocks import Storage
 from dfsfs.content import ContentReader, ContentWriter
 from dfsfs.namespace import Inode, Namespace
 from dfsfs.runtime import World
-from dfsfs.vfs import Publication
+from dfsfs.vfs import Leases, Publication
 
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
@@ -32,11 +32,13 @@ class Keys:
         namespace: Namespace,
         storage: Storage,
         publication: Publication,
+        leases: Leases,
     ) -> None:
         self._world = world
         self._namespace = namespace
         self._storage = storage
         self._publication = publication
+        self._leases = leases
 
     async def put(self, key: Key, source: AsyncIterable[Buffer]) -> None:
         """Store a stream as the file `key`. See `admin.Operator.put`."""
@@ -49,6 +51,7 @@ class Keys:
                 await writer.write(piece)
             content = await writer.finish()
             await upload.settle()
+            await self._lease([*parents, name])
             self._bind(parents, name, content)
             await self._publication.visible(self._namespace.position)
         finally:
@@ -138,12 +141,33 @@ class Keys:
     async def remove(self, key: Key) -> None:
         """Remove a file's name, or an empty directory."""
         *parents, name = components(key, what="a file or directory")
+        await self._lease([*parents, name])
         directory = self._resolve(parents).inode
         if self._namespace.lookup(directory, name).kind == FileKind.DIRECTORY:
             self._namespace.rmdir(directory, name)
         else:
             self._namespace.unlink(directory, name)
         await self._publication.visible(self._namespace.position)
+
+    async def _lease(self, names: Sequence[bytes]) -> None:
+        """Return when what is there of a path may be changed, in this step."""
+        inodes = self._on_the_way(names)
+        while not self._leases.held(inodes):
+            await self._leases.acquire(inodes)
+            again = self._on_the_way(names)
+            if set(again) <= set(inodes):
+                return
+            inodes = again
+
+    def _on_the_way(self, names: Sequence[bytes]) -> list[InodeId]:
+        """The last two inodes of a path, as far as it exists: what a change of it changes."""
+        found = [ROOT_INODE]
+        for name in names:
+            try:
+                found.append(self._namespace.lookup(found[-1], name).inode)
+            except (NotFound, NotDirectory):
+                break
+        return found[-2:]
 
     def resolve(self, key: Key) -> Inode:
         """The inode of a key.

@@ -213,6 +213,9 @@ class Node:
             describe=self._describe,
             sync_local=self._sync,
             applied=self._applied,
+            mounts=config.mount,
+            is_dirty=lambda inode: self.filesystem.has_uncommitted(inode),
+            write_back=lambda inode: self.filesystem.hand_over(inode),
         )
         self.filesystem = Filesystem(
             self.world,
@@ -220,12 +223,14 @@ class Node:
             self.cluster.storage,
             self.cluster.publication,
             facts=self,
+            leases=self.cluster.leases,
         )
         self._keys = Keys(
             self.world,
             self.namespace,
             self.cluster.storage,
             self.cluster.publication,
+            self.cluster.leases,
         )
         self._checkpointer = Checkpointer(self.world, [self._database, self._members_database])
 

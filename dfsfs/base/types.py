@@ -34,6 +34,9 @@ Digest = NewType("Digest", bytes)
 """One byte of `DigestKind`, then the raw hash. Names a block on disk and on the wire."""
 
 ROOT_INODE = InodeId(1)
+TREE_SHAPE = InodeId(2)
+"""No inode: its write lease is that of moving directories from one parent to another."""
+
 ORIGIN_SHIFT = 40
 ORIGIN_MAX = (1 << 23) - 1
 

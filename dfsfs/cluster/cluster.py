@@ -7,7 +7,7 @@ state of its own beyond that.
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +15,29 @@ import trio
 
 from dfsfs.base.errors import DfsError, Unavailable
 from dfsfs.base.limits import OFFER_COUNT_MAX, SYNC_TIMEOUT_S
-from dfsfs.base.types import ContentRef, Digest, DigestKind, NodeId
+from dfsfs.base.types import ContentRef, Digest, DigestKind, InodeId, NodeId
+from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockStore, Pins
 from dfsfs.cluster.cache import CacheKeeper
+from dfsfs.cluster.drain import Drain, is_draining
 from dfsfs.cluster.exchange import METHOD as METHOD_ROWS
 from dfsfs.cluster.exchange import Exchange
 from dfsfs.cluster.fetch import Fetcher
+from dfsfs.cluster.fsck import Checker, Report
+from dfsfs.cluster.gc import Collector, ContentsInUse
+from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.publication import METHOD_SYNC, Publication
 from dfsfs.cluster.repair import Repairer
 from dfsfs.cluster.replicate import Replicator, offer
+from dfsfs.cluster.scrub import Scrubber
 from dfsfs.cluster.serve import BlockService
 from dfsfs.cluster.storage import ClusterStorage
 from dfsfs.content import walk
 from dfsfs.namespace import Change, Namespace
 from dfsfs.net import Endpoint, Session
-from dfsfs.runtime import WorkerStatus, World, run_worker
+from dfsfs.runtime import Database, WorkerStatus, World, run_worker
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +55,10 @@ class ClusterSettings:
     fetch_timeout_s: float
     cache_bytes_max: int
     kind: DigestKind
+    repair_after_s: float
+    repair_rate: float
+    gc_grace_s: float
+    scrub_period_s: float
 
 
 class Cluster:
@@ -62,18 +72,28 @@ class Cluster:
         store: BlockStore,
         pins: Pins,
         members: MemberTable,
+        gc_database: Database,
         settings: ClusterSettings,
         *,
         describe: Callable[[int], Member],
         sync_local: Callable[[], Awaitable[None]],
         applied: Callable[[Sequence[Change]], Awaitable[None]],
+        contents_in_use: ContentsInUse,
+        check_namespace: Callable[[], Awaitable[list[str]]],
+        mounts: bool,
+        is_dirty: Callable[[InodeId], bool],
+        write_back: Callable[[InodeId], Awaitable[None]],
     ) -> None:
         """`describe(version)` makes this node's own member record.
 
-        `sync_local` flushes this node's blocks and rows; `applied` is `Exchange`'s.
+        `sync_local` flushes this node's blocks and rows; `applied` is `Exchange`'s; `is_dirty` and
+        `write_back` are those of `Leases`.
         """
+        self._world = world
         self._endpoint = endpoint
         self._store = store
+        self._namespace = namespace
+        self._check_namespace = check_namespace
         self.members = members
         self._settings = settings
         self.publication = Publication(
@@ -82,7 +102,16 @@ class Cluster:
             sync_local=sync_local,
             sync_peer=self._sync_peer,
         )
-        self.exchange = Exchange(namespace, self.publication, applied=applied)
+        self.leases = Leases(
+            world,
+            members.own,
+            namespace.origin,
+            mounts=mounts,
+            is_dirty=is_dirty,
+            write_back=write_back,
+        )
+        self.exchange = Exchange(namespace, self.publication, self.leases, applied=applied)
+        self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
         self.replicator = Replicator(
             world,
             store,
@@ -101,6 +130,7 @@ class Cluster:
             self.replicator,
             copies=settings.copies,
             bytes_max=settings.cache_bytes_max,
+            is_unreferenced=self._is_unreferenced,
         )
         self.fetcher = Fetcher(
             world,
@@ -108,19 +138,55 @@ class Cluster:
             endpoint,
             members,
             timeout_s=settings.fetch_timeout_s,
+            keeps=self.cache.keeps,
             kept=self.cache.kept,
         )
         self.repairer = Repairer(
-            world, store, endpoint, members, self.replicator, copies=settings.copies
+            world,
+            store,
+            endpoint,
+            members,
+            self.replicator,
+            copies=settings.copies,
+            rate=settings.repair_rate,
+            is_unreferenced=self._is_unreferenced,
+            looked=self._looked,
         )
         self.storage = ClusterStorage(
-            store, pins, self.fetcher, self.replicator, kind=settings.kind
+            store, pins, self.fetcher, self.replicator, self.cache, kind=settings.kind
+        )
+        self.collector = Collector(
+            world,
+            gc_database,
+            namespace,
+            self.storage,
+            store,
+            endpoint,
+            members,
+            grace_s=settings.gc_grace_s,
+            contents_in_use=contents_in_use,
+        )
+        self.scrubber = Scrubber(
+            world, namespace, store, self.storage, members, period_s=settings.scrub_period_s
         )
         self.membership = Membership(
-            world, members, endpoint, bootstrap=settings.bootstrap, describe=describe
+            world,
+            members,
+            endpoint,
+            bootstrap=settings.bootstrap,
+            describe=describe,
+            repair_after_s=settings.repair_after_s,
+        )
+        self.drain = Drain(
+            members,
+            namespace,
+            self.publication,
+            self.repairer,
+            announce=self.membership.announce,
         )
         self._sessions: trio.Nursery | None = None
-        BlockService(world, store, self.exchange, sync_local=sync_local).register(endpoint)
+        service = BlockService(world, store, self.exchange, self.cache, sync_local=sync_local)
+        service.register(endpoint)
         endpoint.serve_streams(METHOD_ROWS, self.exchange.receive)
         endpoint.on_session(up=self._session_up, down=self._session_down)
 
@@ -132,10 +198,13 @@ class Cluster:
             self._sessions = nursery
             await nursery.start(self.fetcher.run)
             await nursery.start(self.replicator.run)
+            await nursery.start(self.leases.run)
             self.membership.announce()
             nursery.start_soon(self.membership.run)
             nursery.start_soon(run_worker, self.repairer)
             nursery.start_soon(run_worker, self.cache)
+            nursery.start_soon(run_worker, self.collector)
+            nursery.start_soon(run_worker, self.scrubber)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -183,12 +252,42 @@ class Cluster:
 
     def _session_down(self, session: Session) -> None:
         self.membership.session_down(session.peer.node)
+        self._lost[session.peer.node] = session
+        if self._sessions is not None:  # else this node ends, and nobody waits any more
+            self._sessions.start_soon(self._wait_until_peer_knows, session)
+
+    async def _wait_until_peer_knows(self, session: Session) -> None:
+        """Calls go on without a peer when it cannot believe any more that it is connected."""
+        await trio.sleep(max(0.0, session.peer_connected_until_s() - self._world.now_s()))
+        if self._lost.get(session.peer.node) is session:
+            del self._lost[session.peer.node]
+            self.exchange.disconnected(session.peer.node)
 
     async def _sync_peer(self, node: NodeId, position: int) -> None:
         session = self._endpoint.sessions.get(node)
         if session is None:
             raise Unavailable("the peer has gone")
         await session.call(METHOD_SYNC, [position], deadline_s=SYNC_TIMEOUT_S)
+
+    def _is_unreferenced(self, digest: Digest) -> bool:
+        return self.collector.is_unreferenced(digest)
+
+    def _looked(self) -> None:
+        """What this node's blocks lack is known anew: tell the others."""
+        self.membership.announce()
+
+    def check(self, *, repair: bool) -> AsyncIterator[Report]:
+        """`dfs fsck`: see `Checker.run`."""
+        checker = Checker(
+            self._namespace,
+            self._store,
+            self.storage,
+            self._endpoint,
+            self.members,
+            self._check_namespace,
+            repair=repair,
+        )
+        return checker.run()
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -224,7 +323,40 @@ class Cluster:
 
     def worker_statuses(self) -> list[WorkerStatus]:
         """Background duties."""
-        return [self.repairer.status, self.cache.status]
+        return [
+            self.repairer.status,
+            self.cache.status,
+            self.collector.status,
+            self.scrubber.status,
+        ]
+
+    def replication(self) -> dict[str, Any]:
+        """What `dfs status` says of copies: of the whole network, as its nodes last told."""
+        own = self.repairer.shortage
+        others = [m for m in self.members.current() if m.node != self.members.own]
+        missing = own.missing_copies + sum(member.missing_copies for member in others)
+        single = own.single_blocks + sum(member.single_blocks for member in others)
+        names = {member.node: member.name for member in others}
+        away = [m.name for m in others if m.node not in self._endpoint.sessions]
+        return {
+            "queued_copies": self.replicator.pending,
+            "missing_copies": missing,
+            "missing_bytes": own.missing_bytes + sum(m.missing_bytes for m in others),
+            "single_blocks": single,
+            "on_two_nodes": bool(others) and not single,
+            "at_factor": not missing
+            and not self.members.absent
+            and not away
+            and self.members.copies_possible >= self._settings.copies,
+            "remaining_s": self.repairer.remaining_s,
+            "away": away,
+            "absent": [names[node] for node in sorted(self.members.absent) if node in names],
+            "full": [member.name for member in others if member.full],
+            "draining": is_draining(self.members),
+            "lost_blocks": self.scrubber.lost,
+            "short_writes": self.publication.short_writes,
+            "looks": self.repairer.looks,
+        }
 
     def peers(self) -> list[dict[str, Any]]:
         """What `dfs status` shows of the other members."""
@@ -241,6 +373,10 @@ class Cluster:
                     "state": self.membership.state_of(member.node),
                     "round_trip_s": None if session is None else session.round_trip_s,
                     "mount": member.mounts,
+                    "absent": member.node in self.members.absent,
+                    "full": member.full,
+                    "capacity_bytes": member.weight * MIB,
+                    "used_bytes": member.used * MIB,
                 }
             )
         return result

@@ -5,11 +5,15 @@ acknowledges. So the two directions are independent, and everything on one strea
 
     receiver -> sender   have    {origin: position}    first message: everything it holds
     sender -> receiver   rows    batches of whole transactions, each naming the position it follows
-    sender -> receiver   level   "this was all I held when you told me what you have"
+    sender -> receiver   ready   "you have acknowledged all I held when you told me what you have"
+    sender -> receiver   level   "from now on I count you: every row waits for your acknowledgement"
+    sender -> receiver   lease   requests and grants of leases, after all rows before them
     receiver -> sender   ack     after applying: the positions that batches brought it to
     receiver -> sender   have    now and then: everything it holds, again
     receiver -> sender   pull    {origin: position}    a batch did not follow; send again from here
 
+A long way to catch up is before `ready`, and `level` follows when both sides have said that, so
+the moment in which one side counts the other and not yet the other way round is one round trip.
 After `level` only rows of the sender's own origin are pushed as they are committed: every other
 node does the same with its own. Rows of a third origin are relayed only if the receiver's report
 shows, twice in a row, that it has not got them from their author: that is anti-entropy, and it
@@ -27,8 +31,15 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import RemoteProtocolError
-from dfsfs.base.limits import ROWS_BATCH_BYTES_MAX, ROWS_REPORT_S, ROWS_SLICE_BYTES
+from dfsfs.base.limits import (
+    LEASES_PER_MESSAGE_MAX,
+    ROWS_BATCH_BYTES_MAX,
+    ROWS_REPORT_S,
+    ROWS_SLICE_BYTES,
+)
 from dfsfs.base.types import ORIGIN_MAX, NodeId, Origin
+from dfsfs.cluster.lease import Grant, Request
+from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.publication import Publication
 from dfsfs.namespace import Batch, Change, Namespace
 from dfsfs.net import MessageStream, Session
@@ -46,9 +57,9 @@ class Exchange:
         self,
         namespace: Namespace,
         publication: Publication,
+        leases: Leases,
         *,
         applied: Applied,
-        position_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`applied` runs after remote rows were applied and before they are acknowledged.
 
@@ -56,8 +67,11 @@ class Exchange:
         """
         self._namespace = namespace
         self._publication = publication
+        self._leases = leases
         self._applied = applied
         self._senders: dict[NodeId, _Sender] = {}
+        self._receiving: dict[NodeId, MessageStream] = {}
+        self._ready_from: set[NodeId] = set()
         self._level_from: set[NodeId] = set()
         self._level_changed = trio.Event()
         self._progress = trio.Event()
@@ -69,9 +83,11 @@ class Exchange:
 
     async def send(self, session: Session) -> None:
         """Send to one peer until the session ends."""
+        node = session.peer.node
+        self._leases.met(node)
         async with session.open_stream(METHOD, {}) as stream:
-            sender = _Sender(self._namespace, stream)
-            self._senders[session.peer.node] = sender
+            sender = _Sender(self._namespace, stream, _origin_of(session))
+            self._senders[node] = sender
             try:
                 await sender.greet()
                 async with trio.open_nursery() as nursery:
@@ -80,24 +96,54 @@ class Exchange:
                         batches = sender.next_batches()
                         if batches:
                             self.rows_bytes_sent += await _send_batches(stream, batches)
-                        elif not sender.level:
+                        messages = sender.next_lease_messages()
+                        if messages:
+                            await stream.send(["lease", messages])
+                        if batches or messages:
+                            continue
+                        if sender.level:
+                            await sender.wait()
+                        elif not sender.ready and sender.caught_up:
+                            sender.ready = True
+                            await stream.send(["ready"])
+                        elif sender.ready and node in self._ready_from:
+                            # Counted before anything else can be committed: what is, follows.
                             sender.level = True
-                            await stream.send(["level"])
                             self._connected(session, sender)
+                            await stream.send(["level"])
                         else:
                             await sender.wait()
             finally:
-                if self._senders.get(session.peer.node) is sender:
-                    del self._senders[session.peer.node]
-                    self._publication.disconnected(session.peer.node)
+                if self._senders.get(node) is sender:
+                    del self._senders[node]
 
     def _connected(self, session: Session, sender: "_Sender") -> None:
+        mounts = bool(session.peer.fields.get("mounts"))
         self._publication.connected(
             session.peer.node,
-            mounts=bool(session.peer.fields.get("mounts")),
+            mounts=mounts,
             stores=bool(session.peer.fields.get("stores")),
             acknowledged=sender.held.get(sender.own, 0),
         )
+        self._leases.connected(
+            session.peer.node,
+            sender.peer_origin,
+            mounts=mounts,
+            level=session.peer.node in self._level_from,
+            channel=sender.push_lease,
+        )
+
+    def disconnected(self, node: NodeId) -> None:
+        """The session with this node is over, and it knows: nobody waits for it any more.
+
+        Unless it is back already.
+        """
+        sender = self._senders.get(node)
+        if sender is None or not sender.level:
+            self._publication.disconnected(node)
+            self._leases.disconnected(node)
+            if sender is not None:
+                self._leases.met(node)
 
     async def _receive_reports(self, session: Session, sender: "_Sender") -> None:
         while True:
@@ -109,6 +155,8 @@ class Exchange:
             sender.held.update(positions)
             if kind == "have":
                 sender.plan_relay()
+            if not sender.ready:
+                sender.wake()
             if sender.level and sender.own in positions:
                 self._publication.acknowledged(session.peer.node, positions[sender.own])
 
@@ -124,21 +172,36 @@ class Exchange:
     async def receive(self, session: Session, stream: MessageStream) -> None:
         """Handler of `rows.feed`: apply what one peer sends until the session ends."""
         node = session.peer.node
+        self._receiving[node] = stream
+        self._ready_from.discard(node)
+        self._level_from.discard(node)
         try:
             await stream.send(["have", _wire_positions(self._namespace.have())])
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report_all, stream)
                 while True:
                     message = await stream.receive()
+                    if self._receiving.get(node) is not stream:
+                        return  # a newer session has taken over
                     kind, batches = _checked_rows(message.body, message.payload)
-                    if kind == "level":
+                    if kind == "lease":
+                        self._leases.received(node, message.body[1])
+                    elif kind == "ready":
+                        self._ready_from.add(node)
+                        if node in self._senders:
+                            self._senders[node].wake()
+                    elif kind == "level":
                         self._level_from.add(node)
+                        self._leases.level(node)
                         self._level_changed.set()
                         self._level_changed = trio.Event()
                     elif batches:
                         await self._apply(stream, batches)
         finally:
-            self._level_from.discard(node)
+            if self._receiving.get(node) is stream:
+                del self._receiving[node]
+                self._ready_from.discard(node)
+                self._level_from.discard(node)
 
     async def _apply(self, stream: MessageStream, batches: list[Batch]) -> None:
         before = self._namespace.have()
@@ -187,11 +250,14 @@ class Exchange:
 class _Sender:
     """What one peer holds and was sent; feeds it from the commit queue or from the database."""
 
-    def __init__(self, namespace: Namespace, stream: MessageStream) -> None:
+    def __init__(self, namespace: Namespace, stream: MessageStream, peer_origin: Origin) -> None:
         self.stream = stream
         self.own = namespace.origin
+        self.peer_origin = peer_origin
         self.held: dict[Origin, int] = {}  # as the peer last reported
-        self.level = False
+        self.ready = False  # it had acknowledged everything once
+        self.level = False  # it is counted
+        self._leases: deque[tuple[int, list[int]]] = deque()  # each after this position of ours
         self._namespace = namespace
         self._sent: dict[Origin, int] = {}
         self._behind: dict[Origin, int] = {}  # third origins the last full report showed behind
@@ -212,6 +278,33 @@ class _Sender:
         if self._queue_bytes + len(batch.rows) <= ROWS_BATCH_BYTES_MAX:
             self._queue.append(batch)
             self._queue_bytes += len(batch.rows)
+        self._wake.set()
+
+    def push_lease(self, action: Request | Grant) -> None:
+        """A lease message: it goes after every row committed so far."""
+        body = [action.inode, action.stamp] if isinstance(action, Request) else [int(action.inode)]
+        self._leases.append((self._namespace.position, body))
+        self._wake.set()
+
+    def next_lease_messages(self) -> list[list[int]]:
+        """Lease messages before which no row is left to send."""
+        sent = self._sent.get(self.own, 0)
+        bodies = []
+        while self._leases and self._leases[0][0] <= sent and len(bodies) < LEASES_PER_MESSAGE_MAX:
+            bodies.append(self._leases.popleft()[1])
+        return bodies
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the peer has acknowledged everything it was sent."""
+        return all(
+            self.held.get(origin, 0) >= position
+            for origin, position in self._sent.items()
+            if origin != self.peer_origin
+        )
+
+    def wake(self) -> None:
+        """Something happened that may let this sender go on."""
         self._wake.set()
 
     def plan_relay(self) -> None:
@@ -305,8 +398,10 @@ def _checked_report(body: Any) -> tuple[str, dict[Origin, int]]:
 
 
 def _checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> tuple[str, list[Batch]]:
-    if body == ["level"]:
-        return "level", []
+    if body in (["level"], ["ready"]):
+        return body[0], []
+    if isinstance(body, list) and len(body) == 2 and body[0] == "lease":
+        return "lease", []
     if not (
         isinstance(body, list)
         and len(body) >= 2
@@ -336,6 +431,13 @@ def _checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> tuple[s
     if start != len(view):
         raise RemoteProtocolError("rows message with bytes of no batch")
     return "rows", batches
+
+
+def _origin_of(session: Session) -> Origin:
+    origin = session.peer.fields.get("origin")
+    if not _is_origin(origin):
+        raise RemoteProtocolError("a hello without an origin")
+    return Origin(origin)
 
 
 def _is_origin(value: object) -> bool:

@@ -88,9 +88,11 @@ class Session:
         self.closed = trio.Event()
         self.round_trip_s: float | None = None  # smoothed
         self.received_at = world.now_s()
-        self.answered_at = (
-            world.now_s()
-        )  # when we last told the peer that we live, because it asked
+        # Both sides count as connected on the word of the other, which ends by itself: we until
+        # SESSION_LEASE_S after `assured_at`, the peer until then after `answered_at` at the latest.
+        self.assured_at = world.now_s()  # when we sent the last ping that was answered
+        self.answered_at = world.now_s()  # when we answered the peer's last ping
+        self.peer_ended = False  # it has said goodbye
         self._world = world
         self._stream = stream
         self._handlers = handlers
@@ -205,6 +207,16 @@ class Session:
             PeerUnreachable(f"session with {self.peer.name} closed: {reason}"), CLOSED, reason
         )
 
+    def peer_connected_until_s(self) -> float:
+        """Until when the peer may believe, after this side's end, that it is connected.
+
+        The word we gave it lasts `SESSION_LEASE_S` from its ping; a quarter more, for clocks that
+        do not run alike.
+        """
+        if self.peer_ended:
+            return self._world.now_s()
+        return self.answered_at + 1.25 * SESSION_LEASE_S
+
     @property
     def close_reason(self) -> str:
         """Why the session ended, or is about to; empty while it is in use."""
@@ -272,13 +284,13 @@ class Session:
         while True:
             self._send_ping()
             await trio.sleep(KEEPALIVE_S)
-            if self._world.now_s() - self.received_at < SESSION_LEASE_S:
+            if self._world.now_s() - self.assured_at < SESSION_LEASE_S:
                 continue
             # If it was this process that slept, what the peer sent meanwhile lies in the socket:
             # let the receiving task look before the peer is called dead.
             for _ in range(3):
                 await trio.lowlevel.checkpoint()
-            if self._world.now_s() - self.received_at >= SESSION_LEASE_S:
+            if self._world.now_s() - self.assured_at >= SESSION_LEASE_S:
                 raise PeerUnreachable(f"{self.peer.name} is silent for {SESSION_LEASE_S:g} s")
 
     def _end(self, error: DfsError, code: int | None = None, text: str = "") -> None:
@@ -525,7 +537,8 @@ class Session:
         for number in range(self._pong_received + 1, event.number):
             self._ping_sent_at.pop(number, None)
         self._pong_received = event.number
-        sample_s = self._world.now_s() - self._ping_sent_at.pop(event.number)
+        self.assured_at = self._ping_sent_at.pop(event.number)
+        sample_s = self._world.now_s() - self.assured_at
         if self.round_trip_s is None:
             self.round_trip_s = sample_s
         else:
@@ -533,6 +546,7 @@ class Session:
         self._pongs.unpark_all()
 
     def _on_goodbye(self, event: Goodbye) -> None:
+        self.peer_ended = True
         reason = event.text if event.code == CLOSED else str(error_of(event.code, event.text))
         raise PeerUnreachable(f"{self.peer.name} ended the session: {reason}")
 

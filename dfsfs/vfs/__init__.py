@@ -11,8 +11,8 @@ from dfsfs.vfs.filesystem import (
     Filesystem,
     Statistics,
 )
-from dfsfs.vfs.interface import FileFacts, Invalidator, Publication, Space
-from dfsfs.vfs.local import LocalFacts, LocalPublication, NoKernel
+from dfsfs.vfs.interface import FileFacts, Invalidator, Leases, Publication, Space
+from dfsfs.vfs.local import LocalFacts, LocalPublication, NoKernel, NoLeases
 
 __all__ = [
     "VIRTUAL_XATTR_PREFIX",
@@ -21,9 +21,11 @@ __all__ = [
     "FileFacts",
     "Filesystem",
     "Invalidator",
+    "Leases",
     "LocalFacts",
     "LocalPublication",
     "NoKernel",
+    "NoLeases",
     "Opened",
     "Publication",
     "SetAttributes",

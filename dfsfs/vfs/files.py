@@ -42,7 +42,7 @@ from dfsfs.vfs.attributes import SUID_SGID, Caller, without_privileges
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.buffer import WriteBuffer
 from dfsfs.vfs.handles import FileHandle, HandleTable, OpenFile
-from dfsfs.vfs.interface import Publication
+from dfsfs.vfs.interface import Leases, Publication
 from dfsfs.vfs.kernel import KernelView
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Files:
         namespace: Namespace,
         storage: Storage,
         publication: Publication,
+        leases: Leases,
         *,
         kernel: KernelView,
         handles: HandleTable,
@@ -78,6 +79,7 @@ class Files:
         self._storage = storage
         self._world = world
         self._publication = publication
+        self._leases = leases
         self._kernel = kernel
         self._handles = handles
         self._budget = budget
@@ -295,6 +297,7 @@ class Files:
             or buffer.unfolded >= UNFOLDED_LEAVES_MAX
             or handle.sync
             or self._budget.exceeded
+            or not self._may_change(handle.file)
         ):
             return False
         self._put(handle, buffer, offset, data)
@@ -310,15 +313,14 @@ class Files:
         if self._budget.exceeded:
             await self._budget.relieve()
         buffer = handle.file.buffer
-        if buffer is None:
-            buffer = self._begin(handle.file)
-        if buffer.error is not None:
+        if buffer is not None and buffer.error is not None:
             buffer.error = None
             await buffer.spill()
             if buffer.error is not None:
                 raise buffer.error
-        if buffer.unfolded >= UNFOLDED_LEAVES_MAX:
+        if buffer is not None and buffer.unfolded >= UNFOLDED_LEAVES_MAX:
             await buffer.fold()
+        await self._lease(handle.file)
         # What was awaited may have let another handle's flush end this buffer.
         self._put(handle, handle.file.buffer or self._begin(handle.file), offset, data)
         if handle.sync:
@@ -382,9 +384,43 @@ class Files:
             self._let_go(handle)
 
     async def _resize(self, file: OpenFile, size: int) -> None:
-        buffer = file.buffer or self._begin(file)
-        await buffer.truncate(size)
+        while True:
+            await self._lease(file)
+            buffer = file.buffer or self._begin(file)
+            await buffer.truncate(size)
+            if file.buffer is buffer:
+                break  # else another handle's flush, or a lease that went, has ended it meanwhile
         file.mtime_ns = self._world.wall_ns()
+
+    # -- leases -------------------------------------------------------------------------------
+
+    def _may_change(self, file: OpenFile) -> bool:
+        return file.unlinked or self._leases.held((file.inode,))
+
+    async def _lease(self, file: OpenFile) -> None:
+        """Return when the file may be changed, in this step."""
+        if not self._may_change(file):
+            busy = (file.inode,)
+            self._kernel.begin(busy)
+            try:
+                await self._leases.acquire(busy)
+            finally:
+                self._kernel.end(busy)
+
+    def has_uncommitted(self, inode: InodeId) -> bool:
+        """Whether `hand_over` has anything to do."""
+        file = self._open.get(inode)
+        return file is not None and file.buffer is not None and not file.unlinked
+
+    async def hand_over(self, inode: InodeId) -> None:
+        """Commit what is written here of a file that another mount is about to change.
+
+        Its lease is on its way out, so no write begins meanwhile.
+        """
+        file = self._open.get(inode)
+        while file is not None and (buffer := file.buffer) is not None and not file.unlinked:
+            await self._store(file, PATCHES_BYTES_MAX)
+            self._drop_clean(file, buffer)
 
     # -- committing ---------------------------------------------------------------------------
 
@@ -410,25 +446,31 @@ class Files:
         self._kernel.begin(busy)
         try:
             buffer = file.buffer
-            if buffer is not None and file.committed < buffer.sequence:
-                # What is closed would carry its patches for long: fewer of them.
-                kept = PATCHES_BYTES_MAX if durable else PATCHES_CLOSED_BYTES_MAX
-                written = await buffer.write_back(patches_bytes_max=kept)
-                if buffer.upload is not None:
-                    await buffer.upload.settle()
-                if (
-                    file.buffer is buffer
-                    and file.committed < written.sequence
-                    and not file.unlinked
-                ):
-                    self._namespace.write(file.inode, written.content, mtime_ns=file.mtime_ns)
-                    file.replace(written.content)
-                    file.committed = written.sequence
+            # What is closed would carry its patches for long: fewer of them.
+            await self._store(file, PATCHES_BYTES_MAX if durable else PATCHES_CLOSED_BYTES_MAX)
             reached = self._publication.durable if durable else self._publication.visible
             await reached(self._namespace.position)
         finally:
             self._kernel.end(busy)
-        if buffer is not None and file.buffer is buffer and file.committed == buffer.sequence:
+        if buffer is not None:
+            self._drop_clean(file, buffer)
+
+    async def _store(self, file: OpenFile, patches_bytes_max: int) -> None:
+        """Have the namespace name what is written until now."""
+        buffer = file.buffer
+        if buffer is None or file.committed >= buffer.sequence:
+            return
+        written = await buffer.write_back(patches_bytes_max=patches_bytes_max)
+        if buffer.upload is not None:
+            await buffer.upload.settle()
+        if file.buffer is buffer and file.committed < written.sequence and not file.unlinked:
+            self._namespace.write(file.inode, written.content, mtime_ns=file.mtime_ns)
+            file.replace(written.content)
+            file.committed = written.sequence
+
+    def _drop_clean(self, file: OpenFile, buffer: WriteBuffer) -> None:
+        """A buffer of which everything is committed is not needed any more."""
+        if file.buffer is buffer and file.committed == buffer.sequence:
             buffer.close()
             file.buffer = None
             file.atime_due = True

@@ -4,6 +4,7 @@
 a node alone and of a filesystem without a mount.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,29 @@ class Publication(Protocol):
 
     async def durable(self, position: int) -> None:
         """The same, and on stable storage: blocks and rows, here and on the write-concern nodes."""
+        ...
+
+
+class Leases(Protocol):
+    """Who may change what, among nodes that can reach each other (promise 5).
+
+    A change is made in the same step in which `held` was true or `acquire` returned, so nothing is
+    ever released: an inode that somebody else wants goes when no such step is under way, and after
+    what is dirty here of it was written back.
+    """
+
+    def held(self, inodes: Sequence[InodeId]) -> bool:
+        """Whether this mount may change all of these now. Cheap, and true for a mount alone."""
+        ...
+
+    async def acquire(self, inodes: Sequence[InodeId]) -> None:
+        """Return when this mount may change all of these, until its next await.
+
+        Bounded: after `limits.LEASE_TIMEOUT_S` it returns as if it were alone.
+
+        Raises:
+            ReadOnly: this mount may change nothing now.
+        """
         ...
 
 

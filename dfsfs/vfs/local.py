@@ -1,6 +1,6 @@
 """The simplest publication, facts and invalidator: a node alone, a filesystem without a mount."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from dfsfs.base.types import ContentRef, DigestKind, InodeId
 from dfsfs.content import content_key
@@ -20,6 +20,17 @@ class LocalPublication:
     async def durable(self, position: int) -> None:
         """Flush the local disk."""
         await self._sync()
+
+
+class NoLeases:
+    """Nobody else changes anything."""
+
+    def held(self, inodes: Sequence[InodeId]) -> bool:
+        """Always."""
+        return True
+
+    async def acquire(self, inodes: Sequence[InodeId]) -> None:
+        """Never needed."""
 
 
 class LocalFacts:
