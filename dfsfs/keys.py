@@ -159,7 +159,7 @@ class Keys:
                 return
             inodes = again
 
-    def _on_the_way(self, names: Sequence[bytes]) -> list[InodeId]:
+    def _on_the_way(self, names: Sequence[bytes]) -> tuple[InodeId, ...]:
         """The last two inodes of a path, as far as it exists: what a change of it changes."""
         found = [ROOT_INODE]
         for name in names:
@@ -167,7 +167,7 @@ class Keys:
                 found.append(self._namespace.lookup(found[-1], name).inode)
             except (NotFound, NotDirectory):
                 break
-        return found[-2:]
+        return tuple(found[-2:])
 
     def resolve(self, key: Key) -> Inode:
         """The inode of a key.
