@@ -14,16 +14,22 @@ from typing import Literal
 
 from dfsfs.base.errors import Misconfigured
 from dfsfs.base.limits import (
+    CACHE_BYTES_DEFAULT,
     FETCH_TIMEOUT_S,
+    GC_GRACE_DEFAULT_S,
     LISTEN_PORT_DEFAULT,
     NODE_NAME_BYTES_MAX,
+    REPAIR_AFTER_DEFAULT_S,
+    REPAIR_RATE_DEFAULT,
     REPLICAS_DEFAULT,
     REPLICAS_MAX,
+    SCRUB_PERIOD_DEFAULT_S,
     WRITE_CONCERN_DEFAULT,
 )
 from dfsfs.base.types import DigestKind
 
 CAPACITY_BYTES_MIN = 64 * 1024 * 1024  # one segment: less could not store a single large block
+REPAIR_RATE_MIN = 1024 * 1024
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
@@ -109,6 +115,18 @@ def parse_bytes(text: str) -> int:
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
 
 
+def parse_duration(text: str) -> float:
+    """Parse a duration: seconds, or a number with s, m, h or d.
+
+    Raises:
+        Misconfigured: not a duration.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text, re.ASCII)
+    if match is None:
+        raise Misconfigured(f"{text!r} is not a duration such as 90, 5m, 24h or 30d")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+
+
 def default_state_directory(environment: Mapping[str, str], *, uid: int) -> Path:
     """Where a node keeps its state when it is not told: see `dfs-mount --help`."""
     base = environment.get("XDG_STATE_HOME", "")
@@ -141,7 +159,13 @@ class Config:
     write_concern: int | Literal["all"] = WRITE_CONCERN_DEFAULT
     strict_write_concern: bool = False  # EIO at close instead of success on fewer nodes
     capacity_bytes: int | None = None  # None: what the disk has, less a reserve
+    reserve_bytes: int | None = None  # of the disk, left free; None: a twentieth, at most a GiB
+    cache_bytes: int = CACHE_BYTES_DEFAULT  # of blocks that placement gives to other nodes
     fetch_timeout_s: float = FETCH_TIMEOUT_S
+    repair_after_s: float = REPAIR_AFTER_DEFAULT_S  # a node away for so long is replaced
+    repair_rate: float = REPAIR_RATE_DEFAULT  # bytes a second, to restore what is missing
+    gc_grace_s: float = GC_GRACE_DEFAULT_S  # before an unreferenced block goes
+    scrub_period_s: float = SCRUB_PERIOD_DEFAULT_S  # every block is verified once in it
     digest: DigestKind = DigestKind.BLAKE3  # of a network this node founds
     insecure: bool = False  # no key, no encryption: loopback only
 
@@ -163,6 +187,14 @@ class Config:
             raise Misconfigured(f"the capacity is at least {CAPACITY_BYTES_MIN} bytes")
         if not 0.1 <= self.fetch_timeout_s <= 3600.0:
             raise Misconfigured("the fetch timeout is 0.1 to 3600 seconds")
+        if not 1.0 <= self.repair_after_s <= 365 * 86_400.0:
+            raise Misconfigured("a node is replaced after 1 second to a year")
+        if self.repair_rate < REPAIR_RATE_MIN:
+            raise Misconfigured(f"the repair rate is at least {REPAIR_RATE_MIN} bytes a second")
+        if not 0.0 <= self.gc_grace_s <= 365 * 86_400.0:
+            raise Misconfigured("the grace period of garbage collection is 0 seconds to a year")
+        if not 60.0 <= self.scrub_period_s <= 10 * 365 * 86_400.0:
+            raise Misconfigured("the scrub period is a minute to ten years")
         if self.listen is not None and not self.listen:
             raise Misconfigured("a node listens somewhere: give --listen an address")
         self._check_key()

@@ -23,11 +23,14 @@ import trio
 from dfsfs import __version__
 from dfsfs.admin import Key, Listing
 from dfsfs.base.errors import Unavailable
-from dfsfs.base.limits import CACHE_BYTES_DEFAULT, JOIN_TIMEOUT_S
+from dfsfs.base.limits import JOIN_TIMEOUT_S, STORE_FULL_BYTES
 from dfsfs.base.types import ORIGIN_MAX, Buffer, ContentRef, DigestKind, Origin
 from dfsfs.base.units import MIB
 from dfsfs.blocks import SegmentStore
 from dfsfs.cluster import Cluster, ClusterSettings, Member, MemberTable
+from dfsfs.cluster.drain import is_draining
+from dfsfs.cluster.gc import SCHEMA as GC_SCHEMA
+from dfsfs.cluster.gc import SCHEMA_VERSION as GC_SCHEMA_VERSION
 from dfsfs.cluster.members import SCHEMA as MEMBERS_SCHEMA
 from dfsfs.cluster.members import SCHEMA_VERSION as MEMBERS_SCHEMA_VERSION
 from dfsfs.config import Config
@@ -35,6 +38,7 @@ from dfsfs.content import HashingUpload, content_key, fold
 from dfsfs.crdt import HybridClock
 from dfsfs.keys import Keys
 from dfsfs.namespace import SCHEMA, SCHEMA_VERSION, Change, Namespace
+from dfsfs.namespace.check import check_snapshot
 from dfsfs.net import (
     Credentials,
     Endpoint,
@@ -63,9 +67,12 @@ log = logging.getLogger(__name__)
 
 NAMESPACE_CACHE_BYTES = 64 * MIB
 MEMBERS_CACHE_BYTES = MIB
+GC_CACHE_BYTES = 16 * MIB
 INSECURE_NETWORK = b"insecure"  # network id of nodes without a key
 STOP_TIMEOUT_S = 10.0  # an orderly end does not take longer than this
 ANNOUNCE_S = 30.0  # how often the space a node uses is told to the others
+FULL_WATCH_S = 2.0  # how often it looks whether it has become full
+WEIGHT_STEP = 0.25  # a weight is announced anew when the capacity has changed by this part of it
 
 
 class Node:
@@ -150,8 +157,18 @@ class Node:
             cache_bytes=NAMESPACE_CACHE_BYTES,
         )
         stack.callback(self._database.close)
+        self._gc_database = Database(
+            config.state / "gc.db",
+            schema=GC_SCHEMA,
+            version=GC_SCHEMA_VERSION,
+            cache_bytes=GC_CACHE_BYTES,
+        )
+        stack.callback(self._gc_database.close)
         self.store = await SegmentStore.open(
-            self.world, config.state / "blocks", capacity_bytes=config.capacity_bytes
+            self.world,
+            config.state / "blocks",
+            capacity_bytes=config.capacity_bytes,
+            reserve_bytes=config.reserve_bytes,
         )
         stack.push_async_callback(self._close_store)
 
@@ -182,6 +199,7 @@ class Node:
             network=self.network,
             transports=self._transports or self._own_transports(),
             hello=self._hello_fields,
+            admit=lambda node: self.cluster.membership.check_admitted(node),
         )
         clock = HybridClock(self.world)
         self.namespace = Namespace(
@@ -201,18 +219,25 @@ class Node:
             self.store,
             self.store.pins,
             self.members,
+            self._gc_database,
             ClusterSettings(
                 bootstrap=config.bootstrap_urls,
                 copies=config.replicas,
                 concern=None if config.write_concern == "all" else config.write_concern,
                 strict=config.strict_write_concern,
                 fetch_timeout_s=config.fetch_timeout_s,
-                cache_bytes_max=CACHE_BYTES_DEFAULT,
+                cache_bytes_max=config.cache_bytes,
                 kind=kind,
+                repair_after_s=config.repair_after_s,
+                repair_rate=config.repair_rate,
+                gc_grace_s=config.gc_grace_s,
+                scrub_period_s=config.scrub_period_s,
             ),
             describe=self._describe,
             sync_local=self._sync,
             applied=self._applied,
+            contents_in_use=lambda: self.filesystem.contents_in_use(),
+            check_namespace=self._check_namespace,
             mounts=config.mount,
             is_dirty=lambda inode: self.filesystem.has_uncommitted(inode),
             write_back=lambda inode: self.filesystem.hand_over(inode),
@@ -232,7 +257,9 @@ class Node:
             self.cluster.publication,
             self.cluster.leases,
         )
-        self._checkpointer = Checkpointer(self.world, [self._database, self._members_database])
+        self._checkpointer = Checkpointer(
+            self.world, [self._database, self._members_database, self._gc_database]
+        )
 
     async def _listen(self) -> None:
         """Listen; without --listen any free port does when the usual one is taken."""
@@ -293,16 +320,37 @@ class Node:
 
     def _describe(self, version: int) -> Member:
         usage = self.store.usage()
+        shortage = self.cluster.repairer.shortage
         return Member(
             node=self.identity.node_id,
             name=self.config.name,
             origin=self.origin,
             version=version,
             addresses=tuple(self._advertised()),
-            weight=max(1, usage.capacity_bytes // MIB),
+            weight=self._weight(),
             used=usage.block_bytes // MIB,
             mounts=self.config.mount,
+            full=self._is_full(),
+            missing_copies=shortage.missing_copies,
+            missing_bytes=shortage.missing_bytes,
+            single_blocks=shortage.single_blocks,
         )
+
+    def _weight(self) -> int:
+        """MiB of capacity; stays as it is while that changes little, because blocks would move."""
+        if is_draining(self.members):
+            return 0
+        capacity = max(1, self.store.usage().capacity_bytes // MIB)
+        known = self.members.get(self.identity.node_id)
+        if known is not None and abs(capacity - known.weight) < WEIGHT_STEP * known.weight:
+            return known.weight
+        return capacity
+
+    def _is_full(self) -> bool:
+        """Whether peers should give their blocks to others; the cache would make room."""
+        usage = self.store.usage()
+        room = usage.capacity_bytes - usage.block_bytes
+        return room + self.cluster.cache.bytes < STORE_FULL_BYTES
 
     def _advertised(self) -> list[str]:
         """Where others can dial this node: what it listens on, with real addresses for "any"."""
@@ -317,9 +365,24 @@ class Node:
         return result
 
     async def _announce_space(self) -> None:
+        told_s = self.world.now_s()
         while True:
-            await trio.sleep(ANNOUNCE_S)
-            self.cluster.membership.announce()
+            await trio.sleep(FULL_WATCH_S)
+            own = self.members.get(self.identity.node_id)
+            changed = own is not None and own.full != self._is_full()
+            if changed or self.world.now_s() - told_s >= ANNOUNCE_S:
+                self.cluster.membership.announce()
+                told_s = self.world.now_s()
+
+    async def _check_namespace(self) -> list[str]:
+        """Every violated invariant; reads a snapshot of the database, in a thread."""
+        names = {
+            member.origin: self.members.name_of_origin(member.origin)
+            for member in self.members.all()
+        }
+        return await self.world.run_blocking(
+            check_snapshot, self._database, lambda origin: names.get(origin, f"node {origin}")
+        )
 
     async def _flush(self) -> None:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
@@ -380,7 +443,6 @@ class Node:
         """What `dfs status` shows. See `admin.Operator.status`."""
         usage = self.store.usage()
         totals = self.namespace.totals()
-        replicator = self.cluster.replicator
         return {
             "node": {
                 "id": self.identity.node_id.hex(),
@@ -409,11 +471,7 @@ class Node:
                 "directories": totals.directories,
                 "bytes": totals.bytes,
             },
-            "replication": {
-                "queued_copies": replicator.pending,
-                "missing_copies": self.cluster.repairer.status.figures["missing_copies"],
-                "short_writes": self.cluster.publication.short_writes,
-            },
+            "replication": self.cluster.replication(),
             "workers": [
                 {
                     "name": status.name,

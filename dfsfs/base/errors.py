@@ -15,6 +15,7 @@
     ├─ Refused            not allowed: wrong network, bad identity, no rights
     │   ├─ KeyMissing        a network key is needed and there is none here
     │   ├─ KeyMismatch       the other side holds another network key
+    │   ├─ NotMember         this node was removed from the network
     │   └─ SelfConnection    the address dialled is our own
     ├─ Misconfigured      what the operator asked for makes no sense -> say what to do, do not start
     ├─ LocalProtocolError    we broke the wire protocol: our bug
@@ -193,6 +194,10 @@ class KeyMissing(Refused):
 
 class KeyMismatch(Refused):
     """The other side holds another network key, or belongs to another network."""
+
+
+class NotMember(Refused):
+    """The node was removed from the network, and nobody has taken it back."""
 
 
 class SelfConnection(Refused):

@@ -102,6 +102,7 @@ CHECKPOINT_S = 5.0  # how often the write-ahead logs are looked at
 REPAIR_SCAN_S = 600.0  # how often a node compares its blocks with their other holders unasked
 REPAIR_PATIENCE_S = 10.0  # a look at all blocks waits so long for the queue of fresh copies
 REPAIR_AGAIN_S = 5.0  # after a look that could not mend everything
+OVERTAKEN_WAIT_S = 3.0  # a start waits so long for peers to say what they hold of this node
 GRADE_S = 1.0  # how often absence is judged
 RETURN_S = 20.0  # an absent member counts again when it has been back for so long
 FULL_PEER_S = 15.0  # a peer that had no space is not offered blocks for so long

@@ -140,6 +140,14 @@ class BlockStore(Protocol):
         """
         ...
 
+    async def verify(self, digest: Digest) -> None:
+        """Read the block from the disk itself and compare it with its digest: for scrubbing.
+
+        Raises:
+            NotFound, Corrupt: as `get` does.
+        """
+        ...
+
     def has(self, digest: Digest) -> bool:
         """Whether the block is here, as far as the index knows. One index look-up."""
         ...

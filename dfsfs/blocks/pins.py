@@ -4,6 +4,8 @@ An upload pins what it puts until its content is in the namespace. Pins live in 
 restart nobody is in the middle of anything. Sync; loop only.
 """
 
+from collections.abc import Callable
+
 from dfsfs.base.types import Digest
 
 
@@ -16,10 +18,19 @@ class Pins:
 
     def __init__(self) -> None:
         self._counts: dict[Digest, int] = {}
+        self._watchers: list[Callable[[Digest], None]] = []
+
+    def watch(self, callback: Callable[[Digest], None]) -> None:
+        """Call back, synchronously, for every pin: somebody is about to refer to the block."""
+        self._watchers.append(callback)
 
     def is_pinned(self, digest: Digest) -> bool:
         """Whether somebody needs the block."""
         return digest in self._counts
+
+    def all(self) -> list[Digest]:
+        """Everything that is pinned now."""
+        return list(self._counts)
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -27,6 +38,13 @@ class Pins:
     def pin(self, digest: Digest) -> None:
         """Keep a block until as many `unpin`."""
         self._counts[digest] = self._counts.get(digest, 0) + 1
+        for callback in self._watchers:
+            callback(digest)
+
+    def promise(self, digest: Digest) -> None:
+        """Somebody counts on the block being here: its grace period begins anew."""
+        for callback in self._watchers:
+            callback(digest)
 
     def unpin(self, digest: Digest) -> None:
         """Take back one `pin`."""

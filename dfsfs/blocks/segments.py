@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +122,16 @@ class SegmentFile:
         if not digest_matches(digest, data):
             raise Corrupt(f"{self.path} at {offset}: bytes do not match their digest")
         return data
+
+    def read_cold(self, digest: Digest, offset: int, size: int) -> bytes:
+        """A whole block as the disk has it: pages that are clean are read again.
+
+        Raises:
+            Corrupt: the bytes do not match `digest`, or cannot be read.
+        """
+        with suppress(OSError, DfsError):  # advice; the read below finds out what is wrong
+            os.posix_fadvise(self.open(), offset, size, os.POSIX_FADV_DONTNEED)
+        return self.read_verified(digest, offset, size)
 
     def append(self, end: int, buffers: Sequence[Buffer]) -> None:
         """Write all `buffers` at `end`; on failure the file ends at `end` as before.

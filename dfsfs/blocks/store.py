@@ -68,7 +68,13 @@ class SegmentStore:
     """Implements `BlockStore`; made by `open`, owned by the node."""
 
     def __init__(
-        self, world: World, index: Index, files: SegmentFiles, *, capacity_bytes: int | None
+        self,
+        world: World,
+        index: Index,
+        files: SegmentFiles,
+        *,
+        capacity_bytes: int | None,
+        reserve_bytes: int | None = None,
     ) -> None:
         """Use `open`: index and files must have been recovered."""
         self.pins = Pins()
@@ -76,6 +82,7 @@ class SegmentStore:
         self._index = index
         self._files = files
         self._capacity_bytes = capacity_bytes
+        self._reserve_bytes = reserve_bytes
         self._verified = VerifiedMap()
         self._bad: dict[Digest, None] = {}  # oldest first
         self._active = max([*index.segments, 1])
@@ -97,17 +104,23 @@ class SegmentStore:
 
     @classmethod
     async def open(
-        cls, world: World, directory: Path, *, capacity_bytes: int | None = None
+        cls,
+        world: World,
+        directory: Path,
+        *,
+        capacity_bytes: int | None = None,
+        reserve_bytes: int | None = None,
     ) -> "SegmentStore":
         """Open the store in `directory`, new or as a crash left it.
 
-        `capacity_bytes` bounds what it takes of the disk; None: all but a reserve.
+        `capacity_bytes` bounds what it takes of the disk, None: all but the reserve.
+        `reserve_bytes` is what stays free on the disk; None: a twentieth, at most a GiB.
 
         Raises:
             Corrupt: the store was made by another version. Full, DfsError: the disk fails.
         """
         index, files = await world.run_blocking(recover, directory)
-        return cls(world, index, files, capacity_bytes=capacity_bytes)
+        return cls(world, index, files, capacity_bytes=capacity_bytes, reserve_bytes=reserve_bytes)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -179,6 +192,32 @@ class SegmentStore:
                 continue  # it was removed or replaced while a thread was reading it
             if self._index.find(digest) == location:
                 return data
+
+    async def verify(self, digest: Digest) -> None:
+        """Read the block from the disk, not from the page cache, and compare it."""
+        location = self._index.find(digest)
+        if location is None:
+            await trio.lowlevel.checkpoint()
+            raise NotFound(f"no block {digest_text(digest)}")
+        segment, position, length = location
+        if segment == SMALL:
+            await trio.lowlevel.checkpoint()
+            if not digest_matches(digest, self._index.small(location)):
+                raise self._found_bad(digest, Corrupt(f"bad small block {digest_text(digest)}"))
+            return
+        try:
+            with self._files.using(segment) as file:
+                await self._world.run_blocking(
+                    file.read_cold, digest, position + HEADER_BYTES, length
+                )
+        except Corrupt as error:
+            if self._index.find(digest) != location:
+                return  # it was removed or replaced meanwhile
+            self._verified.clear(segment, position)
+            raise self._found_bad(digest, error) from error
+        if self._index.find(digest) == location:
+            self._verified.mark(segment, position)
+            self._bad.pop(digest, None)
 
     async def _read(self, location: Location, offset: int, size: int) -> bytes:
         with self._files.using(location.segment) as file:
@@ -417,7 +456,10 @@ class SegmentStore:
     def _room(self) -> int:
         """Bytes this store may still take."""
         free, whole = self._files.room_bytes()
-        room = free - min(whole // STORE_RESERVE_DIVISOR, STORE_RESERVE_BYTES_MAX)
+        reserve = self._reserve_bytes
+        if reserve is None:
+            reserve = min(whole // STORE_RESERVE_DIVISOR, STORE_RESERVE_BYTES_MAX)
+        room = free - reserve
         room -= self._index.log_bytes()  # to be folded into the database: as much again
         if self._capacity_bytes is not None:
             room = min(room, self._capacity_bytes - self._used())

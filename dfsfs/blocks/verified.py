@@ -33,6 +33,13 @@ class VerifiedMap:
             bits.extend(bytes((slot >> 3) + 1 - len(bits)))
         bits[slot >> 3] |= 1 << (slot & 7)
 
+    def clear(self, segment: int, position: int) -> None:
+        """Take back the mark of the record at `position`."""
+        bits = self._maps.get(segment)
+        slot = position >> _SLOT_SHIFT
+        if bits is not None and slot >> 3 < len(bits):
+            bits[slot >> 3] &= ~(1 << (slot & 7)) & 0xFF
+
     def forget(self, segment: int) -> None:
         """A segment is gone."""
         self._maps.pop(segment, None)

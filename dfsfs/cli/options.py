@@ -8,7 +8,15 @@ from typing import Any, TypeVar
 import click
 
 from dfsfs.base.errors import Misconfigured
-from dfsfs.base.limits import FETCH_TIMEOUT_S, REPLICAS_DEFAULT, WRITE_CONCERN_DEFAULT
+from dfsfs.base.limits import (
+    CACHE_BYTES_DEFAULT,
+    FETCH_TIMEOUT_S,
+    GC_GRACE_DEFAULT_S,
+    REPAIR_AFTER_DEFAULT_S,
+    REPAIR_RATE_DEFAULT,
+    REPLICAS_DEFAULT,
+    WRITE_CONCERN_DEFAULT,
+)
 from dfsfs.base.types import DigestKind
 from dfsfs.config import (
     Config,
@@ -16,6 +24,7 @@ from dfsfs.config import (
     default_state_directory,
     parse_address,
     parse_bytes,
+    parse_duration,
     parse_listen,
     parse_write_concern,
 )
@@ -96,6 +105,55 @@ _NODE_OPTIONS = (
         type=parsed(parse_bytes),
         metavar="SIZE",
         help="Most bytes to store here, such as 500G. [default: what the disk has, less a reserve]",
+    ),
+    click.option(
+        "--reserve",
+        "reserve_bytes",
+        type=parsed(parse_bytes),
+        metavar="SIZE",
+        help="What to leave free on the disk. [default: 5 %, at most 1 GiB]",
+    ),
+    click.option(
+        "--cache",
+        "cache_bytes",
+        type=parsed(parse_bytes),
+        default=str(CACHE_BYTES_DEFAULT),
+        metavar="SIZE",
+        help="Most bytes to keep of what other nodes store; gives way to replicas. [default: 10G]",
+    ),
+    click.option(
+        "--repair-after",
+        "repair_after_s",
+        type=parsed(parse_duration),
+        default=f"{REPAIR_AFTER_DEFAULT_S:.0f}",
+        show_default=True,
+        metavar="TIME",
+        help="How long a node may be away before others take over its blocks.",
+    ),
+    click.option(
+        "--repair-rate",
+        type=parsed(parse_bytes),
+        default=str(REPAIR_RATE_DEFAULT),
+        metavar="SIZE",
+        help="Bytes a second this node may copy to restore what is missing. [default: 64M]",
+    ),
+    click.option(
+        "--gc-grace",
+        "gc_grace_s",
+        type=parsed(parse_duration),
+        default=f"{GC_GRACE_DEFAULT_S:.0f}",
+        show_default=True,
+        metavar="TIME",
+        help="How long blocks stay that nothing refers to any more.",
+    ),
+    click.option(
+        "--scrub-period",
+        "scrub_period_s",
+        type=parsed(parse_duration),
+        default="30d",
+        show_default=True,
+        metavar="TIME",
+        help="Every block is read and verified once in this time.",
     ),
     click.option(
         "--fetch-timeout",

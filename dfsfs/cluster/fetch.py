@@ -43,9 +43,11 @@ class Fetcher:
         members: MemberTable,
         *,
         timeout_s: float,
+        keeps: Callable[[Digest], bool] = lambda digest: True,
         kept: Callable[[Digest], None] = lambda digest: None,
     ) -> None:
-        """`kept` is told of every fetched block that stays in the store (it is cache)."""
+        """`keeps` says whether a fetched block should stay in the store; `kept` that it does."""
+        self._keeps = keeps
         self._world = world
         self._store = store
         self._endpoint = endpoint
@@ -179,6 +181,8 @@ class Fetcher:
             raise Corrupt(f"block {digest_text(digest)} from {session.peer.name} is damaged")
         self.fetched_blocks += 1
         self.fetched_bytes += len(data)
+        if not self._keeps(digest):
+            return data
         try:
             await self._store.put(digest, data)
             self._kept(digest)

@@ -1,8 +1,14 @@
 """The records by which nodes know each other, and the table that keeps them.
 
 Each node publishes one `Member` record about itself; records spread by gossip and the one with the
-greatest version wins, so the table is a last-writer-wins map with one writer a key. It is kept on
-disk, so that a node finds its peers again without its bootstrap address.
+greatest (epoch, version) wins, so the table is a last-writer-wins map. The node itself raises the
+version. The epoch is raised by whoever removes the node from the network or takes it back: it wins
+over anything the node says of itself meanwhile, in whatever partition. The table is kept on disk,
+so that a node finds its peers again without its bootstrap address.
+
+*Absent* members are those this node has not reached for `--repair-after`: they are members, but no
+candidates for placement. That is a view of this node alone, kept in memory. Two nodes may differ
+for a while; then some blocks have a copy too many, never one too few.
 
 Sync; no network here: `membership` dials and gossips.
 """
@@ -25,6 +31,7 @@ log = logging.getLogger(__name__)
 MEMBER_BYTES_MAX = 8 * KIB
 NODE_ID_BYTES = 32
 WEIGHT_MAX = 1 << 40
+FIELDS = 14
 
 SCHEMA = """
 -- What this node knows of every node of the network, itself included.
@@ -43,7 +50,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """What a node says of itself. `version` only grows; `removed` ends its membership."""
+    """What a node says of itself. `version` only grows; `removed` ends its membership.
+
+    The last three are what its last look at its blocks found to be short: see `repair`.
+    """
 
     node: NodeId
     name: str
@@ -54,6 +64,16 @@ class Member:
     used: int  # MiB of blocks it holds, as of this version
     mounts: bool
     removed: bool = False
+    epoch: int = 0  # removals and returns so far
+    full: bool = False  # takes no more blocks for now
+    missing_copies: int = 0
+    missing_bytes: int = 0
+    single_blocks: int = 0  # blocks that are on this node alone
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Of two records of a node the one of greater age holds."""
+        return self.epoch, self.version
 
     def to_wire(self) -> list[Any]:
         """The fields as a list for the codec."""
@@ -67,6 +87,11 @@ class Member:
             self.used,
             self.mounts,
             self.removed,
+            self.epoch,
+            self.full,
+            self.missing_copies,
+            self.missing_bytes,
+            self.single_blocks,
         ]
 
     @classmethod
@@ -76,9 +101,10 @@ class Member:
         Raises:
             RemoteProtocolError: any field is not what it should be.
         """
-        if not isinstance(value, list) or len(value) < 9:
+        if not isinstance(value, list) or len(value) < FIELDS:
             raise RemoteProtocolError("malformed member record")
         node, name, origin, version, addresses, weight, used, mounts, removed = value[:9]
+        epoch, full, *short = value[9:FIELDS]
         if not (
             isinstance(node, bytes)
             and len(node) == NODE_ID_BYTES
@@ -99,6 +125,10 @@ class Member:
             and 0 <= used <= WEIGHT_MAX
             and type(mounts) is bool
             and type(removed) is bool
+            and type(epoch) is int
+            and 0 <= epoch < 1 << 32
+            and type(full) is bool
+            and all(type(item) is int and 0 <= item < 1 << 62 for item in short)
         ):
             raise RemoteProtocolError("malformed member record")
         return cls(
@@ -111,6 +141,11 @@ class Member:
             used=used,
             mounts=mounts,
             removed=removed,
+            epoch=epoch,
+            full=full,
+            missing_copies=short[0],
+            missing_bytes=short[1],
+            single_blocks=short[2],
         )
 
 
@@ -122,7 +157,9 @@ class MemberTable:
         self.own = own
         self._members: dict[NodeId, Member] = {}
         self._candidates: list[Candidate] = []
+        self._absent: frozenset[NodeId] = frozenset()
         self._watchers: list[Callable[[Member], None]] = []
+        self._placement_watchers: list[Callable[[], None]] = []
         for (record,) in database.rows("SELECT record FROM member"):
             member = Member.from_wire(decode(record, size_max=MEMBER_BYTES_MAX))
             self._members[member.node] = member
@@ -131,6 +168,10 @@ class MemberTable:
     def watch(self, callback: Callable[[Member], None]) -> None:
         """Call back, synchronously, for every record that is new or newer."""
         self._watchers.append(callback)
+
+    def watch_placement(self, callback: Callable[[], None]) -> None:
+        """Call back, synchronously, when `candidates` has become another list."""
+        self._placement_watchers.append(callback)
 
     def get(self, node: NodeId) -> Member | None:
         """The record of a node, or None if it was never heard of."""
@@ -146,8 +187,23 @@ class MemberTable:
 
     @property
     def candidates(self) -> list[Candidate]:
-        """The members that store blocks, for placement."""
+        """The members that store blocks and are not absent, for placement."""
         return self._candidates
+
+    @property
+    def absent(self) -> frozenset[NodeId]:
+        """Members that do not count for placement."""
+        return self._absent
+
+    def set_absent(self, nodes: frozenset[NodeId]) -> None:
+        """These members have been away for too long; all others have not."""
+        self._absent = nodes
+        self._rebuild()
+
+    @property
+    def copies_possible(self) -> int:
+        """Nodes that would hold blocks if none were absent."""
+        return sum(member.weight > 0 for member in self.current())
 
     def name_of_origin(self, origin: Origin) -> str:
         """The name of the node that wrote as `origin`; the number if nobody did that is known."""
@@ -161,7 +217,7 @@ class MemberTable:
         news = []
         for record in records:
             known = self._members.get(record.node)
-            if known is not None and known.version >= record.version:
+            if known is not None and known.age >= record.age:
                 continue
             if known is None and len(self._members) >= MEMBERS_MAX:
                 log.warning("member %s is over the limit of %d, ignored", record.name, MEMBERS_MAX)
@@ -191,8 +247,12 @@ class MemberTable:
         )
 
     def _rebuild(self) -> None:
-        self._candidates = [
+        candidates = [
             Candidate(member.node, float(member.weight))
             for member in self.current()
-            if member.weight > 0
+            if member.weight > 0 and member.node not in self._absent
         ]
+        if candidates != self._candidates:
+            self._candidates = candidates
+            for callback in self._placement_watchers:
+                callback()

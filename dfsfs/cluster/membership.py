@@ -9,6 +9,11 @@ first join.
 Liveness is that of the session: *alive* with one, *suspect* for `SUSPECT_S` after it ended, then
 *dead*. The session's keepalive is the failure detector; with one session between every two nodes no
 indirect probes are needed for the sizes this is built for.
+
+A member that was away for `repair_after_s` is *absent*: placement no longer counts on it, so others
+take over its blocks. It counts again when it has been back for a while, so that a node which comes
+and goes does not move blocks each time. A member that was *removed* gets no session until somebody
+takes it back.
 """
 
 import logging
@@ -17,13 +22,23 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from dfsfs.base.errors import DfsError, NotDfsNode, Refused, RemoteProtocolError, SelfConnection
+from dfsfs.base.errors import (
+    DfsError,
+    NotDfsNode,
+    NotFound,
+    NotMember,
+    Refused,
+    RemoteProtocolError,
+    SelfConnection,
+)
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
     GOSSIP_S,
+    GRADE_S,
     MEMBERS_MAX,
     RECONNECT_MAX_S,
     RECONNECT_MIN_S,
+    RETURN_S,
     SUSPECT_S,
 )
 from dfsfs.base.types import NodeId
@@ -58,11 +73,16 @@ class Membership:
         *,
         bootstrap: tuple[str, ...],
         describe: Callable[[int], Member],
+        repair_after_s: float,
     ) -> None:
         """`bootstrap`: URLs to dial until they lead somewhere.
 
         `describe(version)` makes this node's own record.
         """
+        self._repair_after_s = repair_after_s
+        self._return_s = min(RETURN_S, repair_after_s)
+        self._up_at_s: dict[NodeId, float] = {}
+        self._started_at_s = world.now_s()
         self._world = world
         self._table = table
         self._endpoint = endpoint
@@ -71,10 +91,11 @@ class Membership:
         self._bootstrap_node: dict[str, NodeId] = {}
         self._dialing: dict[NodeId, _Dialing] = {}
         self._lost_at_s: dict[NodeId, float] = {}
+        self._leaving: dict[NodeId, Session] = {}
         self._wake = trio.Event()
         self.self_urls: set[str] = set()
         endpoint.serve_calls(METHOD_GOSSIP, self._answer_gossip)
-        table.watch(lambda member: self._wake.set())
+        table.watch(self._record_changed)
 
     # -- this node ----------------------------------------------------------------------------
 
@@ -82,11 +103,85 @@ class Membership:
         """Publish this node's record anew; returns it if it differs from the last."""
         own = self._table.get(self._table.own)
         version = self._world.wall_ns() // 1000
+        epoch = 0
         if own is not None:
-            if replace(self._describe(0), version=own.version) == own:
+            if own.removed:
+                return []  # until somebody takes it back it is not for us to say
+            epoch = own.epoch
+            if replace(self._describe(0), version=own.version, epoch=epoch) == own:
                 return []
             version = max(version, own.version + 1)
-        return self._table.merge([self._describe(version)])
+        return self._table.merge([replace(self._describe(version), epoch=epoch)])
+
+    # -- coming and going -----------------------------------------------------------------------
+
+    def remove(self, name: str, *, back: bool = False) -> Member:
+        """Remove a member (by its name, or the first digits of its id), or take it `back`.
+
+        Raises:
+            NotFound: nobody, or more than one, is meant by `name`.
+        """
+        found = [
+            member
+            for member in self._table.all()
+            if member.removed == back
+            and member.node != self._table.own
+            and (member.name == name or (len(name) >= 6 and member.node.hex().startswith(name)))
+        ]
+        if len(found) != 1:
+            which = "more than one" if found else "no"
+            state = "removed member" if back else "other member"
+            raise NotFound(f"{which} {state} is called {name}; see dfs status for names and ids")
+        record = replace(found[0], removed=not back, epoch=found[0].epoch + 1)
+        self._table.merge([record])
+        log.info("member %s was %s", record.name, "taken back" if back else "removed")
+        return record
+
+    def check_admitted(self, node: NodeId) -> None:
+        """Refuse a node that was removed.
+
+        Raises:
+            NotMember: it was.
+        """
+        member = self._table.get(node)
+        if member is not None and member.removed:
+            raise NotMember(
+                f"{member.name} was removed from the network; on one of its nodes,"
+                f" dfs peers add {member.name} takes it back"
+            )
+
+    def _record_changed(self, member: Member) -> None:
+        self._wake.set()
+        session = self._endpoint.sessions.get(member.node)
+        if member.removed and session is not None:
+            self._leaving[member.node] = session
+
+    async def _grade(self) -> None:
+        """Say again and again which members are absent; end sessions with removed ones."""
+        while True:
+            now_s = self._world.now_s()
+            absent = frozenset(
+                member.node
+                for member in self._table.current()
+                if member.node != self._table.own and self._is_absent(member.node, now_s)
+            )
+            if absent != self._table.absent:
+                for node in sorted(absent ^ self._table.absent):
+                    name = getattr(self._table.get(node), "name", "?")
+                    log.info("%s %s", name, "is absent" if node in absent else "is back")
+                self._table.set_absent(absent)
+            await trio.sleep(min(GRADE_S, self._repair_after_s / 4))
+            leaving, self._leaving = self._leaving, {}
+            for node in sorted(leaving):  # by now it was told
+                leaving[node].close("removed from the network")
+
+    def _is_absent(self, node: NodeId, now_s: float) -> bool:
+        if node not in self._endpoint.sessions:
+            lost_s = self._lost_at_s.get(node, self._started_at_s)
+            return now_s - lost_s >= self._repair_after_s or node in self._table.absent
+        if node not in self._table.absent:
+            return False
+        return now_s - self._up_at_s.get(node, now_s) < self._return_s
 
     # -- tasks --------------------------------------------------------------------------------
 
@@ -96,11 +191,13 @@ class Membership:
             nursery.start_soon(self._dial_all, nursery)
             nursery.start_soon(self._gossip_sometimes)
             nursery.start_soon(self._push_news)
+            nursery.start_soon(self._grade)
 
     async def session_up(self, session: Session) -> None:
         """A session was made, by either side: compare member tables at once."""
         node = session.peer.node
         self._lost_at_s.pop(node, None)
+        self._up_at_s[node] = self._world.now_s()
         dialing = self._dialing.get(node)
         if dialing is not None:
             dialing.backoff_s, dialing.last_error = RECONNECT_MIN_S, ""
@@ -174,6 +271,8 @@ class Membership:
                     self.self_urls.add(url)
                     return
                 except DfsError as error:
+                    if isinstance(error, NotMember) and dialing.last_error != str(error):
+                        log.warning("%s", error)
                     dialing.last_error = str(error)
                     dialing.refusal = error if isinstance(error, Refused | NotDfsNode) else None
                     log.debug("cannot reach %s: %s", url, error)
@@ -210,8 +309,15 @@ class Membership:
         if not isinstance(body, list) or len(body) > MEMBERS_MAX:
             raise RemoteProtocolError("malformed gossip")
         records = [Member.from_wire(item) for item in body]
-        # What others say of us is old; only we raise our version.
-        self._table.merge(record for record in records if record.node != self._table.own)
+        # What others say of us is old, but for whether we belong to the network.
+        own = self._table.get(self._table.own)
+        self._table.merge(
+            record
+            for record in records
+            if record.node != self._table.own or (own is not None and record.epoch > own.epoch)
+        )
+        if self._table.get(self._table.own) is not own:
+            self.announce()
 
     async def _gossip_sometimes(self) -> None:
         while True:

@@ -10,13 +10,14 @@ queue is memory only: what it forgets (a crash, an overflow) `repair` finds by c
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from dfsfs.base.errors import DfsError, Unavailable
+from dfsfs.base.errors import DfsError, Full, Unavailable
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
+    FULL_PEER_S,
     INLINE_HASH_BYTES_MAX,
     PENDING_COPIES_MAX,
     UPLOAD_BYTES_MAX,
@@ -24,7 +25,7 @@ from dfsfs.base.limits import (
 from dfsfs.base.types import Buffer, Digest, DigestKind, NodeId, digest_of, digest_text
 from dfsfs.blocks import BlockStore, ByteBudget, Pins
 from dfsfs.cluster.members import MemberTable
-from dfsfs.cluster.placement import ranked
+from dfsfs.cluster.placement import ranked, receivers
 from dfsfs.cluster.publication import Publication
 from dfsfs.net import Endpoint, Session
 from dfsfs.runtime import World
@@ -63,6 +64,7 @@ class Replicator:
         self.budget = ByteBudget(UPLOAD_BYTES_MAX)  # blocks being put or on their way to write sets
         self._nursery: trio.Nursery | None = None
         self._pending: deque[tuple[Digest, NodeId, bool]] = deque()
+        self._full_until_s: dict[NodeId, float] = {}  # peers that had no space lately
         self._pending_set: set[tuple[Digest, NodeId]] = set()
         self._more = trio.Event()
         self.scan_wanted = True  # blocks may lack copies that no queue knows of
@@ -87,6 +89,15 @@ class Replicator:
         """Whether a block may still be on its way when `put` has returned."""
         return bool(self._endpoint.sessions)
 
+    def takes_more(self, node: NodeId) -> bool:
+        """Whether a node is not known to be full; of this one its own store says so."""
+        if node == self._members.own:
+            return True
+        member = self._members.get(node)
+        if member is not None and member.full:
+            return False
+        return self._full_until_s.get(node, 0.0) <= self.world.now_s()
+
     # -- the write set ------------------------------------------------------------------------
 
     def begin(self, digest: Digest, data: Buffer, *, new: bool, flight: "_Flight") -> None:
@@ -96,9 +107,10 @@ class Replicator:
         """
         order = ranked(digest, self._members.candidates)
         own = self._members.own
-        home = order[: self._copies]
+        home = receivers(order, self._copies, self.takes_more)
         others = [node for node in order if node != own]
-        reachable = [node for node in others if node in self._endpoint.sessions]
+        sessions = self._endpoint.sessions
+        reachable = [node for node in others if node in sessions and self.takes_more(node)]
         # Peers that take blocks of this upload come first among equals: an fsync has to flush
         # every peer that took one.
         reachable.sort(key=lambda node: (node not in home, node not in flight.peers))
@@ -137,7 +149,7 @@ class Replicator:
             async def fill_one() -> None:
                 """Find one holder; the candidates are shared, so a failed one is replaced."""
                 for node in candidates:
-                    if await self._copy(digest, data, node, new=new):
+                    if await self.copy(digest, data, node, new=new):
                         holders.add(node)
                         self._publication.block_stored(node)
                         return
@@ -161,7 +173,7 @@ class Replicator:
         self.short_blocks += 1
         flight.short += 1
 
-    async def _copy(self, digest: Digest, data: Buffer, node: NodeId, *, new: bool) -> bool:
+    async def copy(self, digest: Digest, data: Buffer, node: NodeId, *, new: bool) -> bool:
         """Put one block on one peer; False if that did not work out."""
         session = self._endpoint.sessions.get(node)
         if session is None:
@@ -170,6 +182,10 @@ class Replicator:
             if not new and not await offer(session, [digest]):
                 return True  # it has it
             await session.call(METHOD_PUT, [digest], data, deadline_s=CALL_TIMEOUT_S)
+        except Full as error:
+            log.info("%s is full: %s", session.peer.name, error)
+            self._full_until_s[node] = self.world.now_s() + FULL_PEER_S
+            return False
         except DfsError as error:
             log.info("%s did not take %s: %s", session.peer.name, digest_text(digest), error)
             return False
@@ -211,7 +227,7 @@ class Replicator:
                     self.scan_wanted = True  # when it is back, a scan compares
                     continue
                 data = await self._store.get(digest)
-                if not await self._copy(digest, data, node, new=new):
+                if not await self.copy(digest, data, node, new=new):
                     self.scan_wanted = True
             except DfsError as error:
                 log.info("cannot copy %s: %s", digest_text(digest), error)
@@ -231,9 +247,14 @@ class ReplicatedUpload:
     """The `Upload` of a node with peers: stored here, on its way there."""
 
     def __init__(
-        self, store: BlockStore, pins: Pins, replicator: Replicator, kind: DigestKind
+        self,
+        pins: Pins,
+        replicator: Replicator,
+        kind: DigestKind,
+        put: Callable[[Digest, Buffer], Awaitable[bool]],
     ) -> None:
-        self._store = store
+        """`put` stores a block here, and makes room for it if need be."""
+        self._put = put
         self._pins = pins
         self._pinned: set[Digest] = set()
         self._replicator = replicator
@@ -253,7 +274,7 @@ class ReplicatedUpload:
             if digest not in self._pinned:
                 self._pins.pin(digest)
                 self._pinned.add(digest)
-            new = await self._store.put(digest, data)
+            new = await self._put(digest, data)
             if not isinstance(data, bytes) and self._replicator.copies_outlive_put:
                 data = bytes(data)  # the copies outlive this call, the caller's buffer does not
         except BaseException:

@@ -6,7 +6,8 @@ process.
 
     blocks.get   [digest]            -> payload: the block        NotFound, Corrupt
     blocks.put   [digest] + block    -> [was new]                 Full
-    blocks.offer [digest, ...]       -> [those that are not here]
+    blocks.offer [digest, ...]       -> [those that are not here]   promises to keep the others: the
+                                             grace period of what is unreferenced begins anew
     blocks.sync  [position]          -> []   everything put, and the caller's rows up to `position`,
                                              are on stable storage here
 """
@@ -25,6 +26,7 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import Digest, Origin, digest_matches, digest_text, is_digest
 from dfsfs.blocks import BlockStore
+from dfsfs.cluster.cache import CacheKeeper
 from dfsfs.cluster.exchange import Exchange
 from dfsfs.cluster.fetch import METHOD_GET
 from dfsfs.cluster.publication import METHOD_SYNC
@@ -41,12 +43,14 @@ class BlockService:
         world: World,
         store: BlockStore,
         exchange: Exchange,
+        cache: CacheKeeper,
         *,
         sync_local: Callable[[], Awaitable[None]],
     ) -> None:
         self._world = world
         self._store = store
         self._exchange = exchange
+        self._cache = cache
         self._sync_local = sync_local
 
     def register(self, endpoint: Endpoint) -> None:
@@ -76,7 +80,12 @@ class BlockService:
             good = digest_matches(digest, block)
         if not good:
             raise RemoteProtocolError(f"the bytes sent for {digest_text(digest)} are others")
-        return Reply([await self._store.put(digest, block)])
+        pins = self._store.pins
+        pins.pin(digest)  # a copy that is here already must not be collected meanwhile
+        try:
+            return Reply([await self._cache.put(digest, block)])
+        finally:
+            pins.unpin(digest)
 
     async def offer(self, session: Session, request: Request) -> Reply:
         """Say which of the offered blocks are not here."""
@@ -87,7 +96,13 @@ class BlockService:
             and all(is_digest(item) for item in body)
         ):
             raise RemoteProtocolError("malformed offer")
-        return Reply([digest for digest in body if not self._store.has(digest)])
+        missing = []
+        for digest in body:
+            if self._store.has(digest):
+                self._store.pins.promise(digest)
+            else:
+                missing.append(digest)
+        return Reply(missing)
 
     async def sync(self, session: Session, request: Request) -> Reply:
         """Flush, once the caller's rows up to a position were applied."""

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from dfsfs.base.errors import Corrupt, NotFound
+from dfsfs.base.errors import Corrupt, DfsError, NotFound
 from dfsfs.base.types import Buffer, Digest, DigestKind, digest_text
 from dfsfs.blocks import BlockStore, Pins, Upload
+from dfsfs.cluster.cache import CacheKeeper
 from dfsfs.cluster.fetch import Fetcher
 from dfsfs.cluster.replicate import ReplicatedUpload, Replicator
 
@@ -21,6 +22,7 @@ class ClusterStorage:
         pins: Pins,
         fetcher: Fetcher,
         replicator: Replicator,
+        cache: CacheKeeper,
         *,
         kind: DigestKind,
     ) -> None:
@@ -28,8 +30,10 @@ class ClusterStorage:
         self._pins = pins
         self._fetcher = fetcher
         self._replicator = replicator
+        self._cache = cache
         self.kind = kind
         self.bad_blocks = 0
+        self.mended_blocks = 0
 
     async def get(self, digest: Digest) -> Buffer:
         """All bytes of a block, verified. See `blocks.BlockSource.get`."""
@@ -64,13 +68,35 @@ class ClusterStorage:
 
     def upload(self) -> Upload:
         """Begin to store blocks."""
-        return ReplicatedUpload(self._store, self._pins, self._replicator, self.kind)
+        return ReplicatedUpload(self._pins, self._replicator, self.kind, self._cache.put)
+
+    async def verify(self, digest: Digest) -> bool:
+        """Read this node's copy from its disk; one that is bad is replaced. Whether it was good.
+
+        Raises:
+            NotFound: there is none here. Corrupt, Unavailable: it is bad, and no other can be had.
+        """
+        try:
+            await self._store.verify(digest)
+        except Corrupt:
+            await self._replace(digest)
+            return False
+        return True
 
     async def _replace(self, digest: Digest) -> Buffer:
         """The copy here is damaged: another one takes its place (promise 15)."""
         self.bad_blocks += 1
         log.warning("block %s is damaged on this disk; fetching a copy", digest_text(digest))
-        block = await self._fetcher.fetch(digest)
+        try:
+            block = await self._fetcher.fetch(digest)
+        except NotFound as error:
+            raise Corrupt(f"all copies of block {digest_text(digest)} are gone or bad") from error
         # The store refuses to serve the damaged bytes; a put of the same digest replaces them.
-        await self._store.put(digest, block)
+        try:
+            await self._cache.put(digest, block)
+        except DfsError as error:
+            # A disk that fails or is full does not keep the reader from good bytes.
+            log.warning("the copy of %s is not kept: %s", digest_text(digest), error)
+        else:
+            self.mended_blocks += 1
         return block

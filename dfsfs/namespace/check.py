@@ -55,6 +55,12 @@ def check(
     ]
 
 
+def check_snapshot(database: Database, node_name: Callable[[Origin], str]) -> list[str]:
+    """`check` of a moment's view, for a thread: what the loop's connection does goes on."""
+    with database.snapshot() as seen:
+        return check(seen, Irregular(seen), node_name)
+
+
 def _malformed_contents(database: Database) -> Iterator[str]:
     for inode, size, root, inline in database.rows("SELECT inode, size, root, inline FROM content"):
         if root is not None and not is_digest(root):

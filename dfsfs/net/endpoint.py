@@ -64,8 +64,12 @@ class Endpoint:
         network: bytes,
         transports: Transports,
         hello: Callable[[], dict[str, Any]] = dict,
+        admit: Callable[[NodeId], None] = lambda node: None,
     ) -> None:
-        """`hello` gives the fields of the layers above, afresh for every connection."""
+        """`hello` gives the fields of the layers above, afresh for every connection.
+
+        `admit` raises `Refused` for a node that should get no session.
+        """
         self.node = node
         self.name = name
         self.sessions: dict[NodeId, Session] = {}
@@ -73,6 +77,7 @@ class Endpoint:
         self.network_id = network
         self._transports = transports
         self._hello_fields = hello
+        self._admit_node = admit
         self._instance = world.random.randbytes(_INSTANCE_BYTES)
         self._handlers = Handlers()
         self._up: list[Callable[[Session], None]] = []
@@ -260,6 +265,7 @@ class Endpoint:
                 f"{peer.address} is node {peer.node.hex()[:12]} ({peer.name}),"
                 f" not {expect.hex()[:12]}"
             )
+        self._admit_node(peer.node)
         if peer.node not in self.sessions and len(self.sessions) >= MEMBERS_MAX:
             raise Overloaded(f"{self.name} has {MEMBERS_MAX} sessions already")
 

@@ -5,6 +5,7 @@ from dfsfs.runtime.database import Database
 from dfsfs.runtime.failure import failures_in, ungrouped
 from dfsfs.runtime.group_commit import GroupCommit
 from dfsfs.runtime.lock import DirectoryLock
+from dfsfs.runtime.pace import Pace
 from dfsfs.runtime.worker import Worker, WorkerStatus, run_worker
 from dfsfs.runtime.world import RealWorld, World
 
@@ -13,6 +14,7 @@ __all__ = [
     "Database",
     "DirectoryLock",
     "GroupCommit",
+    "Pace",
     "RealWorld",
     "Worker",
     "WorkerStatus",

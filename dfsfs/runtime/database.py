@@ -20,6 +20,7 @@ from dfsfs.base.errors import Corrupt, DfsError, Full
 from dfsfs.base.limits import WAL_BYTES_MAX
 
 Row = tuple[Any, ...]
+SNAPSHOT_CACHE_BYTES = 16 * 1024 * 1024
 _STATEMENTS_CACHED = 400  # above what one part has: preparing costs several times a point query
 
 
@@ -33,6 +34,7 @@ class Database:
             Corrupt: not a database, or one of another `version`.
         """
         self._path = path
+        self._version = version
         try:
             self._connection = apsw.Connection(
                 ":memory:" if path is None else str(path), statementcachesize=_STATEMENTS_CACHED
@@ -115,6 +117,24 @@ class Database:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator["Database"]:
+        """The database as it is now, for long reads in a thread while others go on writing.
+
+        Its write-ahead log cannot be folded meanwhile. In memory there is no other view: itself.
+        """
+        if self._path is None:
+            yield self
+            return
+        other = Database(
+            self._path, schema="", version=self._version, cache_bytes=SNAPSHOT_CACHE_BYTES
+        )
+        try:
+            other.execute("BEGIN")
+            yield other
+        finally:
+            other.close()
 
     def sync(self) -> None:
         """Wait until every commit so far is on stable storage. Blocks: call it in a thread."""

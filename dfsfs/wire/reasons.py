@@ -36,6 +36,7 @@ _CODES: dict[type[DfsError], int] = {
     errors.SelfConnection: 25,
     errors.RemoteProtocolError: 26,
     errors.EndOfStream: 27,
+    errors.NotMember: 28,
 }
 _CLASSES = {code: cls for cls, code in _CODES.items()}
 
