@@ -38,8 +38,11 @@ class Crashed(Exception):
 class SimNode:
     """Made by `Simulation.start_nodes`. One program at a time should use it, or any number."""
 
-    def __init__(self, config: Config, identity: NodeIdentity, history: History) -> None:
+    def __init__(
+        self, config: Config, identity: NodeIdentity, history: History, node_type: type[Node]
+    ) -> None:
         self.config = config
+        self._node_type = node_type
         self.name = config.name
         self.identity = identity
         self.incarnation = 0
@@ -79,7 +82,8 @@ class SimNode:
         self._life = trio.CancelScope()
         ended = self.ended = trio.Event()
         with self._life:
-            async with Node(config, world=world, transports={config.scheme: transport}) as node:
+            transports = {config.scheme: transport}
+            async with self._node_type(config, world=world, transports=transports) as node:
                 self.config, self._node, self.up = config, node, True
                 Observer(self.name, node.namespace, self._history)
                 task_status.started()

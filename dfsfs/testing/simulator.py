@@ -36,6 +36,7 @@ from dfsfs.base.units import MIB
 from dfsfs.config import Address, Config
 from dfsfs.net import NetworkKey, NodeIdentity
 from dfsfs.net.identity import key_text
+from dfsfs.node import Node
 from dfsfs.testing import checkers
 from dfsfs.testing.determinism import deterministic, jumping_clock
 from dfsfs.testing.history import History
@@ -55,10 +56,18 @@ LOCAL_NETWORK = LinkProfile(latency_min_s=0.0001, latency_max_s=0.002)
 class Simulation:
     """Nodes, network and faults of one run. An async context manager."""
 
-    def __init__(self, seed: int | str = 0, *, profile: LinkProfile = LOCAL_NETWORK) -> None:
+    def __init__(
+        self,
+        seed: int | str = 0,
+        *,
+        profile: LinkProfile = LOCAL_NETWORK,
+        node_type: type[Node] = Node,
+    ) -> None:
+        """`node_type`: something else than `Node` to see whether its bugs are noticed."""
         self.seed = seed
         self.dice = random.Random(f"{seed}/faults")
         self.history = History()
+        self._node_type = node_type
         self.network = SimNetwork(random.Random(f"{seed}/network"), profile, scheme="tls")
         self.nodes: list[SimNode] = []
         self._epochs: dict[frozenset[str], int] = {}
@@ -127,7 +136,7 @@ class Simulation:
         identity = NodeIdentity(Ed25519PrivateKey.from_private_bytes(secret))
         config.state.mkdir()
         _write_secret(config.state / "node.key", identity.private_pem())
-        node = SimNode(config, identity, self.history)
+        node = SimNode(config, identity, self.history, self._node_type)
         node.epochs = self.epochs
         self.nodes.append(node)
         await self._start(node, config, skew_s)
@@ -298,11 +307,16 @@ def _write_secret(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def simulate(seed: int | str, scenario: Callable[[Simulation], Awaitable[T]]) -> T:
+def simulate(
+    seed: int | str,
+    scenario: Callable[[Simulation], Awaitable[T]],
+    *,
+    node_type: type[Node] = Node,
+) -> T:
     """Run a scenario from beginning to end, by itself; whatever it returns."""
 
     async def run() -> T:
-        async with Simulation(seed) as simulation:
+        async with Simulation(seed, node_type=node_type) as simulation:
             return await scenario(simulation)
 
     with deterministic(f"{seed}/scheduling"):

@@ -5,18 +5,24 @@ proves nothing by being green.
 """
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 
 from dfsfs.base.errors import Unavailable
 from dfsfs.base.limits import SESSION_LEASE_S
-from dfsfs.base.types import ROOT_INODE, ContentRef
+from dfsfs.base.types import ROOT_INODE, Buffer, ContentRef, Digest
 from dfsfs.base.units import KIB, NS_PER_S
+from dfsfs.namespace import Batch, Change
+from dfsfs.namespace.rows import encode_rows
+from dfsfs.node import Node
+from dfsfs.runtime import failures_in
 from dfsfs.testing import checkers
 from dfsfs.testing.history import Call, History
 from dfsfs.testing.simnode import Crashed, SimNode
@@ -142,6 +148,62 @@ async def test_it_notices_a_close_that_returns_before_anything_is_stored(sim: Si
     with pytest.raises(AssertionError, match="never committed"):
         sim.no_acknowledged_write_lost()
     assert b.up
+
+
+class Hasty(Node):
+    """A node whose calls return before anybody else has seen what they changed."""
+
+    def _build(self) -> None:
+        super()._build()
+
+        async def at_once(position: int) -> None:
+            await trio.lowlevel.checkpoint()
+
+        self.cluster.publication.visible = at_once  # type: ignore[method-assign]
+
+
+class Forgetful(Node):
+    """A node that loses one in thirty of the changes it hears of, and says nothing."""
+
+    def _build(self) -> None:
+        super()._build()
+        apply = self.namespace.apply
+
+        def lossy(batches: Sequence[Batch]) -> list[Change]:
+            lost = self.world.random.random() < 1 / 30
+            empty = encode_rows([])
+            return apply([replace(batch, rows=empty) if lost else batch for batch in batches])
+
+        self.namespace.apply = lossy  # type: ignore[method-assign]
+
+
+class Leaky(Node):
+    """A node whose store acknowledges blocks and keeps two of three."""
+
+    def _build(self) -> None:
+        super()._build()
+        put = self.store.put
+
+        async def leak(digest: Digest, data: Buffer) -> bool:
+            return digest[-1] % 3 == 0 or await put(digest, data)
+
+        self.store.put = leak  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("bug", "words"),
+    [(Hasty, "had closed at"), (Leaky, "is not on|cannot read"), (Forgetful, "rows|shows|check")],
+)
+def test_random_lives_notice_it_within_a_few_seeds(bug: type[Node], words: str) -> None:
+    said = ""
+    for seed in range(8):
+        try:
+            simulate(seed, _short_life, node_type=bug)
+        except* AssertionError as errors:
+            said += " ".join(str(error) for error in failures_in(errors))
+        if re.search(words, said):
+            return
+    raise AssertionError(f"nobody noticed: {said}")
 
 
 @asynccontextmanager
