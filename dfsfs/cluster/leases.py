@@ -80,7 +80,9 @@ class Leases:
         self._nursery: trio.Nursery | None = None
         self.statistics = LeaseStatistics()
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Inodes whose lease is not where it is by default, or on its way."""
         return len(self._table)
 
     # -- users --------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class Filesystem:
         """`leases`: None for a node alone. `shift`: log2 of the block size of new files."""
         self._namespace = namespace
         self._publication = publication
-        self._leases: Leases = leases or NoLeases()
+        self._leases: Leases = NoLeases() if leases is None else leases
         self._facts = facts
         self._kernel = KernelView(namespace)
         self._handles = HandleTable()
