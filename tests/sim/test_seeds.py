@@ -1,6 +1,6 @@
 """Random lives of random networks: the seeds that once failed, then some nobody has tried.
 
-SIM_SEEDS: how many new seeds (default 12). SIM_FIRST: the first of them; without it they are other
+SIM_SEEDS: how many new seeds (default 8). SIM_FIRST: the first of them; without it they are other
 ones every day, and a failure prints its seed. SIM_SECONDS: simulated seconds of faults for each.
 """
 
@@ -13,7 +13,7 @@ import pytest
 from dfsfs.testing.simulator import Simulation, simulate
 from dfsfs.testing.workload import random_life
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "12"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "8"))
 SECONDS = float(os.environ.get("SIM_SECONDS", "40"))
 FIRST = int(os.environ.get("SIM_FIRST", str(datetime.date.today().toordinal() * 1000)))
 KNOWN = [
@@ -21,9 +21,6 @@ KNOWN = [
     for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
     if line and not line.startswith("#")
 ]
-
-# What nodes may say of each other when some of them crash and clocks are wrong.
-pytestmark = pytest.mark.announce("never")
 
 
 async def _live(sim: Simulation) -> str:

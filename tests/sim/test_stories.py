@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from dfsfs.base.errors import Corrupt, DfsError, Unavailable
+from dfsfs.base.errors import Corrupt, DfsError, PeerUnreachable, Unavailable
 from dfsfs.base.limits import CALL_TIMEOUT_S, HEDGE_S, SESSION_LEASE_S
 from dfsfs.base.types import ROOT_INODE, DigestKind, digest_of
 from dfsfs.base.units import KIB, MIB
@@ -197,6 +197,21 @@ async def test_what_was_written_and_not_closed_goes_out_before_an_orderly_end(
     assert await b.read("/x") == b"old"
     await sim.stop(a)
     assert await b.read("/x") == data
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_call_on_a_connection_that_just_broke_fails_at_once(
+    sim: Simulation, cancelled: bool
+) -> None:
+    a, b = await sim.start_nodes(2)
+    session = a.node.endpoint.sessions[b.identity.node_id]
+    sim.network.cut("a", "b")
+    scope = trio.CancelScope()
+    if cancelled:
+        scope.cancel()
+    with scope, pytest.raises(PeerUnreachable):
+        await session.call("members.gossip", [])
+    await sim.until(sim.all_connected, within_s=30)
 
 
 # -- apart ----------------------------------------------------------------------------------------
