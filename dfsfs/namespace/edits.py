@@ -48,7 +48,9 @@ class Edits:
 
     # -- content ------------------------------------------------------------------------------
 
-    def write(self, inode: InodeId, content: ContentRef, *, mtime_ns: int) -> Inode:
+    def write(
+        self, inode: InodeId, content: ContentRef, *, mtime_ns: int, seen: ContentRef | None
+    ) -> Inode:
         """Give a file other bytes; see Namespace.write."""
         found = self._reader.get(inode)
         if found.kind != FileKind.REGULAR:
@@ -59,6 +61,8 @@ class Edits:
             raise Invalid("a content ref beyond its limits")
         if self._is_orphan(found):
             return self._edit_private(found, content=_plain(content), mtime_ns=mtime_ns)
+        if seen is not None and seen != found.content:
+            return self._write_beside(found, content, mtime_ns, seen)
         if self._quick.may_change(inode):
             return self._quick.write(found, content, mtime_ns)
         with self._local.transaction() as transaction:
@@ -69,6 +73,18 @@ class Edits:
             vector.pop(self._local.origin, None)
             transaction.join([ContentRow(stamp, inode, content, mtime_ns, vector, stamp)])
         return self._reader.get(inode)
+
+    def _write_beside(
+        self, found: Inode, content: ContentRef, mtime_ns: int, seen: ContentRef
+    ) -> Inode:
+        """A version made from `seen`, which is not what the file has by now: both stay."""
+        with self._local.transaction() as transaction:
+            stamp = transaction.stamp()
+            slots = read_slots(self._database, found.inode).values()
+            vector = seen_vector(slot for slot in slots if slot.content == seen)
+            vector.pop(self._local.origin, None)
+            transaction.join([ContentRow(stamp, found.inode, content, mtime_ns, vector, stamp)])
+        return self._reader.get(found.inode)
 
     # -- attributes ---------------------------------------------------------------------------
 

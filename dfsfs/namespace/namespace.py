@@ -202,13 +202,23 @@ class Namespace:
             parent, name, new_parent, new_name, exchange=exchange, no_replace=no_replace
         )
 
-    def write(self, inode: InodeId, content: ContentRef, *, mtime_ns: int) -> Inode:
+    def write(
+        self,
+        inode: InodeId,
+        content: ContentRef,
+        *,
+        mtime_ns: int,
+        seen: ContentRef | None = None,
+    ) -> Inode:
         """Give a file other bytes; they supersede every sibling visible here.
+
+        Unless `seen`, of which they were made, is not what the file has now: then they supersede
+        that alone, and what came meanwhile stays as a conflict copy.
 
         Raises:
             NotFound, IsDirectory, Invalid: as they say.
         """
-        return self._edits.write(inode, content, mtime_ns=mtime_ns)
+        return self._edits.write(inode, content, mtime_ns=mtime_ns, seen=seen)
 
     def set_attributes(self, inode: InodeId, changes: AttributeChanges) -> Inode:
         """Set the attributes that are not None.

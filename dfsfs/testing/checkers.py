@@ -188,5 +188,14 @@ def shared_exclusive_creates(history: History) -> list[str]:
         if one.path == other.path
         and one.node != other.node
         and not one.took_place_before(other)
-        and other.epochs.get(one.node, -1) == one.epochs.get(other.node, -2)
+        and _connected_throughout(one, other)
     ]
+
+
+def _connected_throughout(one: Call, other: Call) -> bool:
+    """Whether the mounts of two calls were connected from the first's begin to the second's end."""
+    epochs = {call.get(node) for call, node in (
+        (one.epochs, other.node), (one.end_epochs, other.node),
+        (other.epochs, one.node), (other.end_epochs, one.node),
+    )}  # fmt: skip
+    return len(epochs) == 1 and None not in epochs

@@ -41,6 +41,7 @@ class Call:
     read: ContentRef | None = None  # what `read` returned
     error: str = ""  # the class of the error it raised
     epochs: dict[str, int] = field(default_factory=dict)  # connected peers: see Simulation.epochs
+    end_epochs: dict[str, int] = field(default_factory=dict)  # the same when it returned
 
     @property
     def acknowledged(self) -> bool:

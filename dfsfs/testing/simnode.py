@@ -213,6 +213,7 @@ class SimNode:
                     self._idle.set()
             if self.up and self.incarnation == incarnation:
                 self._history.end(call)
+                call.end_epochs = self.epochs(self)
                 return result
         raise Crashed(f"{self.name} crashed during {verb} {path}")
 

@@ -344,6 +344,7 @@ class Files:
             self._storage, self._budget, self._background, file.content, shift=self._shift
         )
         file.committed = 0
+        file.base = file.content
         file.mtime_ns = self._world.wall_ns()
         return file.buffer
 
@@ -464,7 +465,10 @@ class Files:
         if buffer.upload is not None:
             await buffer.upload.settle()
         if file.buffer is buffer and file.committed < written.sequence and not file.unlinked:
-            self._namespace.write(file.inode, written.content, mtime_ns=file.mtime_ns)
+            # What came from elsewhere meanwhile came without the lease: after a partition.
+            self._namespace.write(
+                file.inode, written.content, mtime_ns=file.mtime_ns, seen=file.base
+            )
             file.replace(written.content)
             file.committed = written.sequence
 

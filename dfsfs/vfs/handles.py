@@ -35,6 +35,7 @@ class OpenFile:
 
     __slots__ = (
         "atime_due",
+        "base",
         "buffer",
         "cached",
         "committed",
@@ -52,6 +53,7 @@ class OpenFile:
         self.cached = content
         self.handles: set[FileHandle] = set()
         self.buffer: WriteBuffer | None = None
+        self.base = content  # what `buffer` was made of, or committed last
         self.committed = 0  # `buffer.sequence` that the namespace and the mounts have seen
         self.mtime_ns = 0  # of the buffer's last change
         self.unlinked = False
@@ -69,7 +71,7 @@ class OpenFile:
 
     def replace(self, content: ContentRef) -> None:
         """This mount wrote new content: all its handles see it."""
-        self.content = self.cached = content
+        self.content = self.cached = self.base = content
         for handle in self.handles:
             handle.content = None
             handle.restart()
