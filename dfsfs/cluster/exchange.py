@@ -289,7 +289,7 @@ class _Sender:
     def next_lease_messages(self) -> list[list[int]]:
         """Lease messages before which no row is left to send."""
         sent = self._sent.get(self.own, 0)
-        bodies = []
+        bodies: list[list[int]] = []
         while self._leases and self._leases[0][0] <= sent and len(bodies) < LEASES_PER_MESSAGE_MAX:
             bodies.append(self._leases.popleft()[1])
         return bodies
@@ -435,7 +435,7 @@ def _checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> tuple[s
 
 def _origin_of(session: Session) -> Origin:
     origin = session.peer.fields.get("origin")
-    if not _is_origin(origin):
+    if type(origin) is not int or not _is_origin(origin):
         raise RemoteProtocolError("a hello without an origin")
     return Origin(origin)
 

@@ -279,6 +279,7 @@ class Simulation:
         """
         self.no_acknowledged_write_lost()
         problems = checkers.stale_reads(self.history) + self.history.broken
+        problems += checkers.shared_exclusive_creates(self.history)
         problems += await checkers.unreadable(self.up())
         assert not problems, f"seed {self.seed}: {problems[:5]}"
 
