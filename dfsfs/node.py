@@ -13,7 +13,7 @@ stop only closes files. Starting is recovering.
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ import trio
 
 from dfsfs import __version__
 from dfsfs.admin import Key, Listing
-from dfsfs.base.errors import Unavailable
+from dfsfs.base.errors import NotSupported, Unavailable
 from dfsfs.base.limits import JOIN_TIMEOUT_S, STORE_FULL_BYTES
 from dfsfs.base.types import ORIGIN_MAX, Buffer, ContentRef, DigestKind, Origin
 from dfsfs.base.units import MIB
@@ -320,7 +320,7 @@ class Node:
 
     def _describe(self, version: int) -> Member:
         usage = self.store.usage()
-        shortage = self.cluster.repairer.shortage
+        shortage = self.cluster.upkeep.repairer.shortage
         return Member(
             node=self.identity.node_id,
             name=self.config.name,
@@ -471,7 +471,7 @@ class Node:
                 "directories": totals.directories,
                 "bytes": totals.bytes,
             },
-            "replication": self.cluster.replication(),
+            "replication": self.cluster.upkeep.replication(),
             "workers": [
                 {
                     "name": status.name,
@@ -484,6 +484,22 @@ class Node:
                 for status in [*self.cluster.worker_statuses(), self._checkpointer.status]
             ],
         }
+
+    def upkeep(self, task: str, arguments: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Start a task of the operator. See `admin.Operator.upkeep`."""
+        upkeep = self.cluster.upkeep
+        if task == "gc":
+            return upkeep.collect(dry_run=bool(arguments.get("dry_run")))
+        if task == "scrub":
+            key = arguments.get("key")
+            return upkeep.scrub(None if key is None else self._keys.resolve(key).content)
+        if task == "fsck":
+            return upkeep.check(repair=bool(arguments.get("repair")))
+        if task == "drain":
+            return upkeep.drain(stay=bool(arguments.get("stay")))
+        if task == "peers":
+            return upkeep.change_member(str(arguments["name"]), back=bool(arguments.get("back")))
+        raise NotSupported(f"no task is called {task}")
 
     async def info(self, key: Key) -> dict[str, Any]:
         """Where a file is. See `admin.Operator.info`."""

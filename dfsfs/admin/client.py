@@ -68,6 +68,14 @@ class ControlClient:
         reply = await self._call(messages.STATUS)
         return messages.facts_from_payload(reply.payload)
 
+    async def upkeep(
+        self, task: str, arguments: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Reports of a task, as they come; the last one has `result`."""
+        async with self._session.open_stream(messages.UPKEEP, [task, arguments]) as stream:
+            async for message in stream:
+                yield messages.facts_from_payload(message.payload)
+
     async def info(self, key: Key) -> dict[str, Any]:
         """Where a file is."""
         reply = await self._call(messages.INFO, messages.key_bytes(key))

@@ -60,6 +60,12 @@ class _Handlers:
                 for start in range(0, len(view), CONTROL_PIECE_BYTES):
                     await stream.send(None, view[start : start + CONTROL_PIECE_BYTES])
 
+    async def upkeep(self, _session: Session, stream: MessageStream) -> None:
+        task, arguments = messages.check_task(stream.body)
+        async with aclosing(self._operator.upkeep(task, arguments)) as reports:
+            async for report in reports:
+                await stream.send(None, messages.facts_to_payload(report))
+
 
 async def _payloads(stream: MessageStream) -> AsyncGenerator[Buffer, None]:
     # Ends in good order only when the client has ended the stream, which it does only when it has
@@ -90,6 +96,7 @@ async def serve_control(
     endpoint.serve_calls(messages.REMOVE, handlers.remove)
     endpoint.serve_streams(messages.PUT, handlers.put)
     endpoint.serve_streams(messages.GET, handlers.get)
+    endpoint.serve_streams(messages.UPKEEP, handlers.upkeep)
     with ungrouped():
         async with trio.open_nursery() as nursery:
             await nursery.start(endpoint.run)

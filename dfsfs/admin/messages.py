@@ -22,6 +22,7 @@ LIST = "control.list"
 REMOVE = "control.remove"
 PUT = "control.put"
 GET = "control.get"
+UPKEEP = "control.upkeep"
 
 KEY_BYTES_MAX = 16 * 1024  # several times PATH_MAX: a tree may be deeper than one path can say
 
@@ -56,6 +57,22 @@ def check_list_request(value: object) -> tuple[bytes, bytes | None, int]:
     if type(limit) is not int or not 1 <= limit <= CONTROL_LIST_COUNT_MAX:
         raise RemoteProtocolError(f"a page has 1 to {CONTROL_LIST_COUNT_MAX} entries")
     return check_key(key), after, limit
+
+
+def check_task(value: object) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of an operator's task.
+
+    Raises:
+        RemoteProtocolError: malformed.
+    """
+    if not (isinstance(value, list) and len(value) == 2):
+        raise RemoteProtocolError("a task is a name and arguments")
+    task, arguments = value
+    if not (isinstance(task, str) and isinstance(arguments, dict)):
+        raise RemoteProtocolError("a task is a name and arguments")
+    if (key := arguments.get("key")) is not None:
+        check_key(key)
+    return task, arguments
 
 
 def listings_to_payload(entries: list[Listing]) -> bytes:

@@ -5,7 +5,7 @@ does for file names (`os.fsencode`); a leading slash and empty components are ig
 refused, so a key never means something outside.
 """
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -81,9 +81,25 @@ class Operator(Protocol):
         `peers`: list of id, name, addresses, state (alive, suspect, dead), round_trip_s, mount
         `storage`: block_count, block_bytes, disk_bytes, capacity_bytes
         `files`: files, directories, bytes
-        `replication`: queued_copies (about to be sent), missing_copies (found by the last look at
-        every file), short_writes (closes that reached fewer nodes than the write concern)
+        `replication`: of the network, as its nodes found when they last looked at every block:
+        queued_copies (about to be sent from here), missing_copies and missing_bytes, single_blocks
+        (on one node only), on_two_nodes and at_factor (true or false), remaining_s (until copied;
+        null: not known yet), away, absent and full (names), draining, lost_blocks (block -> paths),
+        short_writes (closes that reached fewer nodes than the write concern), looks
         `workers`: list of name, doing, steps, failures, last_failure, and figures of their own
+        """
+        ...
+
+    def upkeep(self, task: str, arguments: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Start a task; reports in plain values, the last one with `result`.
+
+        `gc` (dry_run): what was unreferenced and removed. `scrub` (key, or none for all blocks
+        here): blocks good, mended, lost, absent. `fsck` (repair): reports have `finding` and `mended`, the
+        result counts them. `drain` (stay): `drained`, `nobody` or `stays`. `peers` (name, back):
+        removes a member or takes it back.
+
+        Raises:
+            NotFound: no such member or file. NotSupported: no such task.
         """
         ...
 

@@ -20,8 +20,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For programs
 def dfs() -> None:
     """A peer-to-peer filesystem. `dfs-mount` mounts it; these commands do the rest.
 
-    put, get, ls, rm, status and info speak to the node that runs on this machine with the same
-    state directory. A KEY is a file's path below the mount.
+    All but node and key speak to the node that runs on this machine with the same state directory.
+    A KEY is a file's path below the mount.
     """
 
 
@@ -125,6 +125,84 @@ def info(path: str, as_json: bool, state: Path | None) -> None:
     from dfsfs.cli import inspect
 
     inspect.info(path, state, as_json=as_json)
+
+
+@dfs.command()
+@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+@json_option
+@state_option
+def gc(dry_run: bool, as_json: bool, state: Path | None) -> None:
+    """Remove blocks that nothing has referred to for the grace period (--gc-grace)."""
+    from dfsfs.cli import upkeep
+
+    upkeep.collect(state, dry_run=dry_run, as_json=as_json)
+
+
+@dfs.command()
+@click.argument("path", required=False)
+@json_option
+@state_option
+def scrub(path: str | None, as_json: bool, state: Path | None) -> None:
+    """Read every block on this node's disk (or those of PATH) and replace the bad ones now.
+
+    Exit status 4: some have no good copy; the files that need them are named.
+    """
+    from dfsfs.cli import upkeep
+
+    upkeep.scrub(path, state, as_json=as_json)
+
+
+@dfs.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended.")
+@json_option
+@state_option
+def fsck(repair: bool, as_json: bool, state: Path | None) -> None:
+    """Check the namespace, every block here, and that every block needed is somewhere.
+
+    Exit status: 0 clean, 1 everything found was mended, 4 something is left, 8 it could not run.
+    """
+    from dfsfs.cli import upkeep
+
+    upkeep.check(state, repair=repair, as_json=as_json)
+
+
+@dfs.command()
+@click.option("--stay", is_flag=True, help="Take blocks again: this node does not leave.")
+@json_option
+@state_option
+def drain(stay: bool, as_json: bool, state: Path | None) -> None:
+    """Give all blocks of this node to others; returns when it is safe to switch it off."""
+    from dfsfs.cli import upkeep
+
+    upkeep.drain(state, stay=stay, as_json=as_json)
+
+
+@dfs.group()
+def peers() -> None:
+    """Members of the network; `dfs status` lists them."""
+
+
+@peers.command("remove")
+@click.argument("name")
+@state_option
+def peers_remove(name: str, state: Path | None) -> None:
+    """Remove the member NAME (or the first digits of its id) for good, such as a lost machine.
+
+    Others take over its blocks at once, and it gets no session any more.
+    """
+    from dfsfs.cli import upkeep
+
+    upkeep.change_member(name, state, back=False)
+
+
+@peers.command("add")
+@click.argument("name")
+@state_option
+def peers_add(name: str, state: Path | None) -> None:
+    """Take back the member NAME that was removed."""
+    from dfsfs.cli import upkeep
+
+    upkeep.change_member(name, state, back=True)
 
 
 def main() -> None:

@@ -101,16 +101,86 @@ def status_text(status: dict[str, Any]) -> str:
 
 
 def _replication_lines(replication: dict[str, Any]) -> list[str]:
+    """The four answers of promise 10: on two nodes, at the factor, how much is missing, until when.
+
+    What an older node did not tell is left out.
+    """
     missing = replication.get("missing_copies")
     if missing is None:
         return []
-    queued = replication.get("queued_copies", 0)
     line = "copies    all there" if not missing else f"copies    {missing} missing"
-    if queued:
+    if missing and (size := replication.get("missing_bytes")):
+        line += f" ({byte_text(size)}{_until(replication.get('remaining_s'))})"
+    if queued := replication.get("queued_copies", 0):
         line += f", {queued} on their way"
     if short := replication.get("short_writes"):
         line += f"; {short} writes reached fewer nodes than the write concern asks"
-    return [line]
+    lines = [line]
+    if single := replication.get("single_blocks"):
+        lines.append(f"          {single} blocks are on one node only")
+    for what, text in (
+        ("away", "not reached"),
+        ("absent", "replaced because they are away"),
+        ("full", "full"),
+    ):
+        if names := replication.get(what):
+            lines.append(f"          {text}: {', '.join(names)}")
+    if lost := replication.get("lost_blocks"):
+        paths = sorted({path for paths in lost.values() for path in paths})
+        lines.append(f"          NO GOOD COPY of {len(lost)} blocks of {', '.join(paths)}")
+    if replication.get("draining"):
+        lines.append("          this node gives its blocks away (dfs drain)")
+    return lines
+
+
+def _until(remaining_s: float | None) -> str:
+    if remaining_s is None or remaining_s <= 0:
+        return ""
+    return f", done in about {duration_text(remaining_s)}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: `3 min`."""
+    for unit, name in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(1, round(seconds))} s"
+
+
+def collection_text(look: dict[str, int], *, dry_run: bool) -> str:
+    """What `dfs gc` found and did."""
+    waiting = look["unreferenced_blocks"] - look["due_blocks"]
+    waiting_bytes = look["unreferenced_bytes"] - look["due_bytes"]
+    lines = [
+        f"in use      {look['referenced_blocks']} blocks",
+        f"waiting     {waiting} blocks, {byte_text(waiting_bytes)}: nothing refers to them,"
+        " and their grace period is not over",
+    ]
+    if dry_run:
+        lines.append(f"would go    {look['due_blocks']} blocks, {byte_text(look['due_bytes'])}")
+    else:
+        lines.append(
+            f"removed     {look['removed_blocks']} blocks, {byte_text(look['removed_bytes'])}"
+        )
+    if look["lost_trees"]:
+        lines.append(f"damaged     {look['lost_trees']} trees have a node that nobody holds")
+    return "\n".join(lines)
+
+
+def progress_text(report: dict[str, Any]) -> str:
+    """One line that says how far a task is."""
+    if "doing" in report:
+        of = f" of {report['of']}" if "of" in report else ""
+        done = f": {report['done']}{of}" if "done" in report else ""
+        return f"{report['doing']}{done}"
+    if "verified" in report:
+        return f"verified {report['verified']} of {report['of']} blocks"
+    if "left_blocks" in report:
+        return (
+            f"{report['left_blocks']} blocks to go, {byte_text(report['missing_bytes'])} to copy"
+            f"{_until(report['remaining_s'])}"
+        )
+    return ""
 
 
 def _peer(peer: dict[str, Any]) -> tuple[str, ...]:

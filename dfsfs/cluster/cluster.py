@@ -7,33 +7,30 @@ state of its own beyond that.
 
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
 
 from dfsfs.base.errors import DfsError, Unavailable
 from dfsfs.base.limits import OFFER_COUNT_MAX, SYNC_TIMEOUT_S
-from dfsfs.base.types import ContentRef, Digest, DigestKind, InodeId, NodeId
+from dfsfs.base.types import ContentRef, Digest, InodeId, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockStore, Pins
 from dfsfs.cluster.cache import CacheKeeper
-from dfsfs.cluster.drain import Drain, is_draining
 from dfsfs.cluster.exchange import METHOD as METHOD_ROWS
 from dfsfs.cluster.exchange import Exchange
 from dfsfs.cluster.fetch import Fetcher
-from dfsfs.cluster.fsck import Checker, Report
-from dfsfs.cluster.gc import Collector, ContentsInUse
+from dfsfs.cluster.gc import ContentsInUse
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.publication import METHOD_SYNC, Publication
-from dfsfs.cluster.repair import Repairer
 from dfsfs.cluster.replicate import Replicator, offer
-from dfsfs.cluster.scrub import Scrubber
 from dfsfs.cluster.serve import BlockService
+from dfsfs.cluster.settings import ClusterSettings
 from dfsfs.cluster.storage import ClusterStorage
+from dfsfs.cluster.upkeep import Upkeep
 from dfsfs.content import walk
 from dfsfs.namespace import Change, Namespace
 from dfsfs.net import Endpoint, Session
@@ -42,23 +39,6 @@ from dfsfs.runtime import Database, WorkerStatus, World, run_worker
 log = logging.getLogger(__name__)
 
 JOIN_POLL_S = 0.1  # how often a join looks whether it was refused
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterSettings:
-    """What the operator decided about this network and this node's part in it."""
-
-    bootstrap: tuple[str, ...]
-    copies: int
-    concern: int | None  # None: every holder in reach
-    strict: bool
-    fetch_timeout_s: float
-    cache_bytes_max: int
-    kind: DigestKind
-    repair_after_s: float
-    repair_rate: float
-    gc_grace_s: float
-    scrub_period_s: float
 
 
 class Cluster:
@@ -92,8 +72,6 @@ class Cluster:
         self._world = world
         self._endpoint = endpoint
         self._store = store
-        self._namespace = namespace
-        self._check_namespace = check_namespace
         self.members = members
         self._settings = settings
         self.publication = Publication(
@@ -141,33 +119,8 @@ class Cluster:
             keeps=self.cache.keeps,
             kept=self.cache.kept,
         )
-        self.repairer = Repairer(
-            world,
-            store,
-            endpoint,
-            members,
-            self.replicator,
-            copies=settings.copies,
-            rate=settings.repair_rate,
-            is_unreferenced=self._is_unreferenced,
-            looked=self._looked,
-        )
         self.storage = ClusterStorage(
             store, pins, self.fetcher, self.replicator, self.cache, kind=settings.kind
-        )
-        self.collector = Collector(
-            world,
-            gc_database,
-            namespace,
-            self.storage,
-            store,
-            endpoint,
-            members,
-            grace_s=settings.gc_grace_s,
-            contents_in_use=contents_in_use,
-        )
-        self.scrubber = Scrubber(
-            world, namespace, store, self.storage, members, period_s=settings.scrub_period_s
         )
         self.membership = Membership(
             world,
@@ -177,12 +130,19 @@ class Cluster:
             describe=describe,
             repair_after_s=settings.repair_after_s,
         )
-        self.drain = Drain(
-            members,
+        self.upkeep = Upkeep(
+            world,
+            gc_database,
             namespace,
+            self.storage,
+            store,
+            endpoint,
+            self.membership,
+            self.replicator,
             self.publication,
-            self.repairer,
-            announce=self.membership.announce,
+            settings,
+            contents_in_use=contents_in_use,
+            check_namespace=check_namespace,
         )
         self._sessions: trio.Nursery | None = None
         service = BlockService(world, store, self.exchange, self.cache, sync_local=sync_local)
@@ -201,10 +161,8 @@ class Cluster:
             await nursery.start(self.leases.run)
             self.membership.announce()
             nursery.start_soon(self.membership.run)
-            nursery.start_soon(run_worker, self.repairer)
-            nursery.start_soon(run_worker, self.cache)
-            nursery.start_soon(run_worker, self.collector)
-            nursery.start_soon(run_worker, self.scrubber)
+            for worker in (self.cache, *self.upkeep.workers):
+                nursery.start_soon(run_worker, worker)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -270,24 +228,7 @@ class Cluster:
         await session.call(METHOD_SYNC, [position], deadline_s=SYNC_TIMEOUT_S)
 
     def _is_unreferenced(self, digest: Digest) -> bool:
-        return self.collector.is_unreferenced(digest)
-
-    def _looked(self) -> None:
-        """What this node's blocks lack is known anew: tell the others."""
-        self.membership.announce()
-
-    def check(self, *, repair: bool) -> AsyncIterator[Report]:
-        """`dfs fsck`: see `Checker.run`."""
-        checker = Checker(
-            self._namespace,
-            self._store,
-            self.storage,
-            self._endpoint,
-            self.members,
-            self._check_namespace,
-            repair=repair,
-        )
-        return checker.run()
+        return self.upkeep.collector.is_unreferenced(digest)
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -323,40 +264,7 @@ class Cluster:
 
     def worker_statuses(self) -> list[WorkerStatus]:
         """Background duties."""
-        return [
-            self.repairer.status,
-            self.cache.status,
-            self.collector.status,
-            self.scrubber.status,
-        ]
-
-    def replication(self) -> dict[str, Any]:
-        """What `dfs status` says of copies: of the whole network, as its nodes last told."""
-        own = self.repairer.shortage
-        others = [m for m in self.members.current() if m.node != self.members.own]
-        missing = own.missing_copies + sum(member.missing_copies for member in others)
-        single = own.single_blocks + sum(member.single_blocks for member in others)
-        names = {member.node: member.name for member in others}
-        away = [m.name for m in others if m.node not in self._endpoint.sessions]
-        return {
-            "queued_copies": self.replicator.pending,
-            "missing_copies": missing,
-            "missing_bytes": own.missing_bytes + sum(m.missing_bytes for m in others),
-            "single_blocks": single,
-            "on_two_nodes": bool(others) and not single,
-            "at_factor": not missing
-            and not self.members.absent
-            and not away
-            and self.members.copies_possible >= self._settings.copies,
-            "remaining_s": self.repairer.remaining_s,
-            "away": away,
-            "absent": [names[node] for node in sorted(self.members.absent) if node in names],
-            "full": [member.name for member in others if member.full],
-            "draining": is_draining(self.members),
-            "lost_blocks": self.scrubber.lost,
-            "short_writes": self.publication.short_writes,
-            "looks": self.repairer.looks,
-        }
+        return [worker.status for worker in (self.cache, *self.upkeep.workers)]
 
     def peers(self) -> list[dict[str, Any]]:
         """What `dfs status` shows of the other members."""

@@ -6,7 +6,7 @@ be switched off: when a look at all its blocks found each of them on as many oth
 asks, and another node has all its rows.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import trio
@@ -44,7 +44,7 @@ class Drain:
         self._members.set_fact(FACT, b"1" if draining else b"0")
         self._announce()
 
-    async def run(self) -> AsyncIterator[dict[str, Any]]:
+    async def run(self) -> AsyncGenerator[dict[str, Any], None]:
         """Leave: reports until the node can be switched off; the last one is `result`.
 
         Whoever stops listening does not stop the draining.

@@ -6,7 +6,7 @@ could be read instead. The file system goes on meanwhile: what is being written 
 whole, because blocks are stored before names refer to them.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import trio
@@ -55,7 +55,7 @@ class Checker:
         self._left = 0
         self._bad: dict[Digest, str] = {}
 
-    async def run(self) -> AsyncIterator[Report]:
+    async def run(self) -> AsyncGenerator[Report, None]:
         """Reports: `doing` with counts, `finding` with `mended`, and at the end `result`."""
         for part in (self._check_tree, self._check_blocks, self._check_references):
             async for report in part():
@@ -67,12 +67,12 @@ class Checker:
                 yield report
         yield {"result": {"mended": self._mended, "left": self._left}}
 
-    async def _check_tree(self) -> AsyncIterator[Report]:
+    async def _check_tree(self) -> AsyncGenerator[Report, None]:
         yield {"doing": "checking the namespace"}
         for problem in await self._check_namespace():
             yield {"finding": f"namespace: {problem}", "mended": False}
 
-    async def _check_blocks(self) -> AsyncIterator[Report]:
+    async def _check_blocks(self) -> AsyncGenerator[Report, None]:
         """Every block on this disk, really read."""
         after: Digest | None = None
         read, mended = 0, []
@@ -104,7 +104,7 @@ class Checker:
     def _block_count(self) -> int:
         return self._store.usage().block_count
 
-    async def _check_references(self) -> AsyncIterator[Report]:
+    async def _check_references(self) -> AsyncGenerator[Report, None]:
         """Every block that a file needs is held by somebody."""
         nodes = NodeCache()
         looked = 0

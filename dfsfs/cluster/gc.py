@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import trio
 
-from dfsfs.base.errors import Corrupt, DfsError, NotFound
+from dfsfs.base.errors import Corrupt, DfsError, NotFound, Unavailable
 from dfsfs.base.limits import (
     GC_CLOCK_S,
     GC_NEWS_MAX,
@@ -126,6 +126,7 @@ class Collector:
         self._counts: dict[str, int] = {}
         self.looks = 0
         self.last = Look()
+        self._ended = trio.Event()  # of the look that is next, or under way
         self.failure = ""  # why the last look was given up, if it was
         self.status = WorkerStatus(
             "gc",
@@ -144,17 +145,14 @@ class Collector:
         """Look at once; what it found.
 
         Raises:
-            DfsError: the look had to be given up; the message says why.
+            Unavailable: the look had to be given up; the message says why.
         """
         while self._phase != "idle":
-            await trio.sleep(IDLE_S)
-        looks = self.looks
-        self._dry, self._due_at_s = dry_run, self._world.now_s()
-        self.failure = ""
-        while self.looks == looks:
-            if self.failure:
-                raise DfsError(self.failure)
-            await trio.sleep(IDLE_S / 4)
+            await self._ended.wait()
+        self._dry, self._due_at_s, self.failure = dry_run, self._world.now_s(), ""
+        await self._ended.wait()
+        if self.failure:
+            raise Unavailable(self.failure)
         return self.last
 
     @property
@@ -205,7 +203,9 @@ class Collector:
         self._phase, self.status.doing = "marking", "finding what is referenced"
 
     def _give_up(self, why: str) -> None:
-        self._phase, self.failure = "idle", why
+        self._phase, self.failure, self._dry = "idle", why, False
+        self._ended.set()
+        self._ended = trio.Event()
         self.status.doing = f"idle; gave up: {why}"
         self._due_at_s = self._world.now_s() + max(self._period_s, min(GC_RETRY_S, self._grace_s))
 
@@ -216,6 +216,8 @@ class Collector:
         self.looks += 1
         self._phase, self._dry, self.status.doing = "idle", False, "idle"
         self._due_at_s = self._world.now_s() + self._period_s
+        self._ended.set()
+        self._ended = trio.Event()
         figures = self.status.figures
         figures["looks"] = self.looks
         figures["unreferenced_bytes"] = self.last.unreferenced_bytes

@@ -97,6 +97,11 @@ class Membership:
         endpoint.serve_calls(METHOD_GOSSIP, self._answer_gossip)
         table.watch(self._record_changed)
 
+    @property
+    def table(self) -> MemberTable:
+        """What is known of all members."""
+        return self._table
+
     # -- this node ----------------------------------------------------------------------------
 
     def announce(self) -> list[Member]:

@@ -7,7 +7,7 @@ Bounded memory, one page at a time; it looks at the namespace as it is when it g
 
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 
 import trio
 
@@ -22,7 +22,7 @@ _PAGE = 256
 PATHS_MAX = 16  # named for one block; more files may share it
 
 
-async def all_contents(namespace: Namespace) -> AsyncIterator[tuple[InodeId, ContentRef]]:
+async def all_contents(namespace: Namespace) -> AsyncGenerator[tuple[InodeId, ContentRef], None]:
     """Every content with blocks that live inodes refer to."""
     after: InodeId | None = None
     while page := namespace.contents(after, _PAGE):
@@ -39,7 +39,7 @@ async def blocks_of(
     *,
     nodes: NodeCache | None = None,
     unreadable: "list[tuple[Digest, DfsError]] | None" = None,
-) -> AsyncIterator[list[Digest]]:
+) -> AsyncGenerator[list[Digest], None]:
     """The blocks of one content in pages; interior nodes that cannot be had go to `unreadable`."""
     after: int | None = None
     failures = [] if unreadable is None else unreadable

@@ -8,7 +8,7 @@ The wall clock tells how late the scrub is, and nothing else: one that jumps mak
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import trio
@@ -136,7 +136,7 @@ class Scrubber:
 
     # -- on demand ------------------------------------------------------------------------------
 
-    async def scrub_now(self, content: ContentRef | None) -> AsyncIterator[dict[str, Any]]:
+    async def scrub_now(self, content: ContentRef | None) -> AsyncGenerator[dict[str, Any], None]:
         """Verify all blocks here, or those of one content, without rest; reports, then the sum."""
         outcomes = {"good": 0, "mended": 0, "lost": 0, "absent": 0}
         seen = 0
@@ -150,7 +150,7 @@ class Scrubber:
         await self._name_lost()
         yield {"result": outcomes, "lost": self.lost}
 
-    async def _pages(self) -> AsyncIterator[list[Digest]]:
+    async def _pages(self) -> AsyncGenerator[list[Digest], None]:
         after: Digest | None = None
         while page := self._store.page(after, SCRUB_PAGE_COUNT):
             yield page

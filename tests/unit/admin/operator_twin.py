@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from dfsfs.admin import Key, Listing
-from dfsfs.base.errors import IsDirectory, NotDirectory, NotEmpty, NotFound
+from dfsfs.base.errors import IsDirectory, NotDirectory, NotEmpty, NotFound, NotSupported
 from dfsfs.base.types import Buffer, FileKind
 
 
@@ -73,6 +73,16 @@ class MemoryOperator:
 
     def status(self) -> dict[str, Any]:
         return {"node": {"id": "ab" * 32, "name": "twin"}, "peers": []}
+
+    async def upkeep(
+        self, task: str, arguments: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        if task != "fsck":
+            raise NotSupported(f"no task is called {task}")
+        yield {"doing": "reading", "done": 1, "of": 2}
+        if arguments.get("key") is not None:
+            self._content(arguments["key"])
+        yield {"result": {"mended": int(arguments.get("repair", False)), "left": 0}}
 
     async def info(self, key: Key) -> dict[str, Any]:
         return {"path": os.fsdecode(_name(key)), "size": len(self._content(key))}

@@ -1,0 +1,163 @@
+"""The background duties of a node that keep what is stored safe, and what an operator asks of them.
+
+Repair, collection, scrub, check and drain, built and started together. Each command of an operator
+is a task: an iterator of reports in plain values, of which the last has `result`. Giving up a task
+stops nothing that was decided, and breaks nothing.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from dfsfs.base.types import ContentRef
+from dfsfs.blocks import BlockStore
+from dfsfs.cluster.drain import Drain, is_draining
+from dfsfs.cluster.fsck import Checker
+from dfsfs.cluster.gc import Collector, ContentsInUse
+from dfsfs.cluster.membership import Membership
+from dfsfs.cluster.publication import Publication
+from dfsfs.cluster.repair import Repairer
+from dfsfs.cluster.replicate import Replicator
+from dfsfs.cluster.scrub import Scrubber
+from dfsfs.cluster.settings import ClusterSettings
+from dfsfs.cluster.storage import ClusterStorage
+from dfsfs.namespace import Namespace
+from dfsfs.net import Endpoint
+from dfsfs.runtime import Database, Worker, World
+
+Report = dict[str, Any]
+
+
+class Upkeep:
+    """Owned by the cluster, which runs `workers`."""
+
+    def __init__(
+        self,
+        world: World,
+        database: Database,
+        namespace: Namespace,
+        storage: ClusterStorage,
+        store: BlockStore,
+        endpoint: Endpoint,
+        membership: Membership,
+        replicator: Replicator,
+        publication: Publication,
+        settings: ClusterSettings,
+        *,
+        contents_in_use: ContentsInUse,
+        check_namespace: Callable[[], Awaitable[list[str]]],
+    ) -> None:
+        """`database` is the collector's; the callables are those of `Collector` and `Checker`."""
+        members = membership.table
+        self._namespace = namespace
+        self._storage = storage
+        self._store = store
+        self._endpoint = endpoint
+        self._membership = membership
+        self._members = members
+        self._replicator = replicator
+        self._publication = publication
+        self._copies = settings.copies
+        self._check_namespace = check_namespace
+        self.collector = Collector(
+            world,
+            database,
+            namespace,
+            storage,
+            store,
+            endpoint,
+            members,
+            grace_s=settings.gc_grace_s,
+            contents_in_use=contents_in_use,
+        )
+        self.repairer = Repairer(
+            world,
+            store,
+            endpoint,
+            members,
+            replicator,
+            copies=settings.copies,
+            rate=settings.repair_rate,
+            is_unreferenced=self.collector.is_unreferenced,
+            looked=self._looked,
+        )
+        self.scrubber = Scrubber(
+            world, namespace, store, storage, members, period_s=settings.scrub_period_s
+        )
+        self._drain = Drain(
+            members, namespace, publication, self.repairer, announce=membership.announce
+        )
+
+    @property
+    def workers(self) -> list[Worker]:
+        """What runs in the background."""
+        return [self.repairer, self.collector, self.scrubber]
+
+    def _looked(self) -> None:
+        """What this node's blocks lack is known anew: tell the others."""
+        self._membership.announce()
+
+    # -- what an operator asks ------------------------------------------------------------------
+
+    async def collect(self, *, dry_run: bool) -> AsyncGenerator[Report, None]:
+        """`dfs gc`: one look; the result is a `gc.Look`."""
+        yield {"doing": "looking for blocks that nothing refers to"}
+        look = await self.collector.look_now(dry_run=dry_run)
+        yield {"result": asdict(look)}
+
+    def scrub(self, content: ContentRef | None) -> AsyncGenerator[Report, None]:
+        """`dfs scrub`: see `Scrubber.scrub_now`."""
+        return self.scrubber.scrub_now(content)
+
+    def check(self, *, repair: bool) -> AsyncGenerator[Report, None]:
+        """`dfs fsck`: see `Checker.run`."""
+        checker = Checker(
+            self._namespace,
+            self._store,
+            self._storage,
+            self._endpoint,
+            self._members,
+            self._check_namespace,
+            repair=repair,
+        )
+        return checker.run()
+
+    async def drain(self, *, stay: bool) -> AsyncGenerator[Report, None]:
+        """`dfs drain`: see `Drain.run`; with `stay` the node takes blocks again."""
+        if stay:
+            self._drain.set(False)
+            yield {"result": "stays"}
+            return
+        async for report in self._drain.run():
+            yield report
+
+    async def change_member(self, name: str, *, back: bool) -> AsyncGenerator[Report, None]:
+        """`dfs peers remove` and `add`: see `Membership.remove`."""
+        member = self._membership.remove(name, back=back)
+        yield {"result": {"name": member.name, "id": member.node.hex()}}
+
+    def replication(self) -> Report:
+        """What `dfs status` says of copies: of the whole network, as its nodes last told."""
+        own = self.repairer.shortage
+        others = [m for m in self._members.current() if m.node != self._members.own]
+        missing = own.missing_copies + sum(member.missing_copies for member in others)
+        single = own.single_blocks + sum(member.single_blocks for member in others)
+        away = [m.name for m in others if m.node not in self._endpoint.sessions]
+        absent = [m.name for m in others if m.node in self._members.absent]
+        enough = len(self._members.candidates) >= min(self._copies, self._members.copies_possible)
+        return {
+            "queued_copies": self._replicator.pending,
+            "missing_copies": missing,
+            "missing_bytes": own.missing_bytes + sum(m.missing_bytes for m in others),
+            "single_blocks": single,
+            "on_two_nodes": bool(others) and not single,
+            "at_factor": not missing and enough and not set(away) - set(absent),
+            "remaining_s": self.repairer.remaining_s,
+            "away": away,
+            "absent": absent,
+            "full": [member.name for member in others if member.full],
+            "draining": is_draining(self._members),
+            "lost_blocks": self.scrubber.lost,
+            "short_writes": self._publication.short_writes,
+            "looks": self.repairer.looks,
+        }
