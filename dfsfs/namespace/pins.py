@@ -47,10 +47,7 @@ class Pins:
             self._links.pop(link, None)
         rows: list[Row] = [row._replace(stamp=stamp) for row in self._nodes.values()]
         rows += [row._replace(stamp=stamp) for row in self._links.values()]
-        rows += [
-            row._replace(stamp=stamp, dot=stamp if row.dot == _NOT_STAMPED else row.dot)
-            for row in self._contents.values()
-        ]
+        rows += [row._replace(stamp=stamp) for row in self._contents.values()]
         added = {row.inode for row in self._links.values() if self._work.link(row.link) is None}
         return rows + removals(
             self._work, stamp, self._removed, written=self._contents, added=added
@@ -147,13 +144,14 @@ class Pins:
             _NOT_STAMPED, inode, shown.content, shown.mtime_ns, vector, shown.dot
         )
         self._pin_names(inode)
-        for copy, directory in work.database.rows(
-            "SELECT inode, directory FROM copy WHERE original=? ORDER BY inode", (inode,)
+        for copy, directory, time, origin in work.database.rows(
+            "SELECT inode, directory, time, origin FROM copy WHERE original=? ORDER BY inode",
+            (inode,),
         ):
             self.pin_directory(directory)
-            self._make_copy(copy, directory)
+            self._make_copy(copy, directory, Stamp(time, origin))
 
-    def _make_copy(self, inode: InodeId, directory: InodeId) -> None:
+    def _make_copy(self, inode: InodeId, directory: InodeId, dot: Stamp) -> None:
         seen = self._reader.get(inode)
         name = self._alias(LinkId(inode))
         self._nodes[inode] = NodeRow(
@@ -162,8 +160,9 @@ class Pins:
         self._links[LinkId(inode)] = LinkRow(
             _NOT_STAMPED, LinkId(inode), inode, directory, name, ROOT_INODE, CLASS_MOVED
         )
+        # The dot stays that of the first write: somebody may be editing the copy elsewhere.
         self._contents[inode] = ContentRow(
-            _NOT_STAMPED, inode, seen.content, seen.mtime_ns, {}, _NOT_STAMPED
+            _NOT_STAMPED, inode, seen.content, seen.mtime_ns, {}, dot
         )
 
     def _pin_names(self, inode: InodeId) -> None:

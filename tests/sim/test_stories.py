@@ -290,6 +290,28 @@ async def test_an_edit_beats_a_delete(sim: Simulation) -> None:
     await sim.check()
 
 
+async def test_an_edit_of_a_conflict_copy_is_not_undone_by_who_removes_the_original(
+    sim: Simulation,
+) -> None:
+    """Making a copy a file of its own is no edit of it, however late it happens (seed 515)."""
+    a, b = await sim.start_nodes(2)
+    await a.write("/x", b"old")
+    sim.partition([a], [b])
+    await a.write("/x", b"from a")
+    await b.write("/x", b"from b")
+    sim.heal()
+    await sim.converge()
+    (copy,) = set(a.names()) - {"x"}
+    sim.partition([a], [b])
+    await a.write(f"/{copy}", b"edited")
+    await trio.sleep(1)
+    await b.unlink("/x")
+    sim.heal()
+    await sim.converge()
+    assert await b.read(f"/{copy}") == b"edited"
+    await sim.check()
+
+
 async def test_two_directories_made_apart_are_one(sim: Simulation) -> None:
     """Promise 13."""
     a, b = await sim.start_nodes(2)
