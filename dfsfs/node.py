@@ -23,7 +23,7 @@ import trio
 from dfsfs import __version__
 from dfsfs.admin import Key, Listing
 from dfsfs.base.errors import NotSupported, Unavailable
-from dfsfs.base.limits import JOIN_TIMEOUT_S, STORE_FULL_BYTES
+from dfsfs.base.limits import JOIN_TIMEOUT_S, OVERTAKEN_WAIT_S, STORE_FULL_BYTES
 from dfsfs.base.types import ORIGIN_MAX, Buffer, ContentRef, DigestKind, Origin
 from dfsfs.base.units import MIB
 from dfsfs.blocks import SegmentStore
@@ -72,6 +72,7 @@ INSECURE_NETWORK = b"insecure"  # network id of nodes without a key
 STOP_TIMEOUT_S = 10.0  # an orderly end does not take longer than this
 ANNOUNCE_S = 30.0  # how often the space a node uses is told to the others
 FULL_WATCH_S = 2.0  # how often it looks whether it has become full
+INCARNATIONS_MAX = 16  # tried at one start
 WEIGHT_STEP = 0.25  # a weight is announced anew when the capacity has changed by this part of it
 
 
@@ -94,6 +95,7 @@ class Node:
         self._transports = transports
         self.world: World = world or RealWorld()
         self._stack = AsyncExitStack()
+        self._outdated = False  # the next start will be another incarnation
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -104,12 +106,21 @@ class Node:
             Misconfigured, Refused: what was asked for cannot be; the message says what to do.
             Unavailable: the network could not be joined within `limits.JOIN_TIMEOUT_S`.
         """
+        for _ in range(INCARNATIONS_MAX):
+            if await self._try_start():
+                return self
+        raise Unavailable("peers know every incarnation of this node that was tried")
+
+    async def _try_start(self) -> bool:
+        """Start as the incarnation the state directory says; False if it has to be another."""
         async with AsyncExitStack() as stack:
             await self._open_state(stack)
             self._build()
             await _start(stack, self.endpoint.run)
             await self._listen()
             await _start(stack, self.cluster.run)
+            if await self._went_back():
+                return False
             await _start(stack, self.filesystem.run)
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
@@ -119,7 +130,31 @@ class Node:
                 await self.cluster.join(JOIN_TIMEOUT_S)
             self._adopt_digest()
             self._stack = stack.pop_all()
-        return self
+        return True
+
+    async def _went_back(self) -> bool:
+        """Whether peers hold more of this node's rows than it does: a backup, or a power cut.
+
+        Asked before the first write. Who is away cannot be asked; if the node learns it later, it
+        stays apart from that peer until it is started again.
+        """
+        others = {m.node for m in self.members.current()} - {self.identity.node_id}
+        exchange = self.cluster.exchange
+        with trio.move_on_after(OVERTAKEN_WAIT_S):
+            await exchange.wait_heard(others)
+        if not exchange.used_origins:
+            return False
+        log.warning("this node's state went back in time: it goes on as another incarnation")
+        self._next_incarnation()
+        return True
+
+    def _next_incarnation(self) -> None:
+        """Another one than any that was ever used, as far as peers know."""
+        used = self.cluster.exchange.used_origins | set(self.namespace.have())
+        incarnation = int(self.members.fact("incarnation") or b"0")
+        while self._origin_of(incarnation) in used:
+            incarnation += 1
+        self.members.set_fact("incarnation", b"%d" % incarnation)
 
     async def __aexit__(
         self,
@@ -279,16 +314,19 @@ class Node:
         """This incarnation's number: from the node key, so that nobody needs to hand it out."""
         incarnation = int(self.members.fact("incarnation") or b"0")
         while True:
-            seed = self.identity.node_id + incarnation.to_bytes(4, "big")
-            number = int.from_bytes(hashlib.sha256(seed).digest()[:3], "big") & ORIGIN_MAX
+            number = self._origin_of(incarnation)
             taken = any(
                 member.origin == number and member.node != self.identity.node_id
                 for member in self.members.all()
             )
             if number and not taken:
                 self.members.set_fact("incarnation", b"%d" % incarnation)
-                return Origin(number)
+                return number
             incarnation += 1
+
+    def _origin_of(self, incarnation: int) -> Origin:
+        seed = self.identity.node_id + incarnation.to_bytes(4, "big")
+        return Origin(int.from_bytes(hashlib.sha256(seed).digest()[:3], "big") & ORIGIN_MAX)
 
     def _known_digest(self) -> DigestKind | None:
         raw = self.members.fact("digest")
@@ -368,6 +406,10 @@ class Node:
         told_s = self.world.now_s()
         while True:
             await trio.sleep(FULL_WATCH_S)
+            if self.cluster.exchange.used_origins and not self._outdated:
+                log.error("this node's state went back in time: start it again")
+                self._outdated = True
+                self._next_incarnation()
             own = self.members.get(self.identity.node_id)
             changed = own is not None and own.full != self._is_full()
             if changed or self.world.now_s() - told_s >= ANNOUNCE_S:

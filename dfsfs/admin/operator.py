@@ -94,8 +94,8 @@ class Operator(Protocol):
         """Start a task; reports in plain values, the last one with `result`.
 
         `gc` (dry_run): what was unreferenced and removed. `scrub` (key, or none for all blocks
-        here): blocks good, mended, lost, absent. `fsck` (repair): reports have `finding` and `mended`, the
-        result counts them. `drain` (stay): `drained`, `nobody` or `stays`. `peers` (name, back):
+        here): blocks good, mended, lost, absent. `fsck` (repair): reports have `finding` and
+        `mended`, the result counts them. `drain` (stay): `drained`, `nobody` or `stays`. `peers` (name, back):
         removes a member or takes it back.
 
         Raises:

@@ -30,7 +30,7 @@ from typing import Any
 
 import trio
 
-from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.errors import RemoteProtocolError, Stale
 from dfsfs.base.limits import (
     LEASES_PER_MESSAGE_MAX,
     ROWS_BATCH_BYTES_MAX,
@@ -76,6 +76,8 @@ class Exchange:
         self._level_changed = trio.Event()
         self._progress = trio.Event()
         namespace.subscribe(self._committed)
+        self.heard: set[NodeId] = set()  # peers that have said what they hold
+        self.used_origins: set[Origin] = set()  # not empty: this node's state went back in time
         self.rows_bytes_sent = 0
         self.rows_bytes_applied = 0
 
@@ -90,6 +92,7 @@ class Exchange:
             self._senders[node] = sender
             try:
                 await sender.greet()
+                self._check_own_past(node, sender.held)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive_reports, session, sender)
                     while True:
@@ -116,6 +119,28 @@ class Exchange:
             finally:
                 if self._senders.get(node) is sender:
                     del self._senders[node]
+
+    def _check_own_past(self, node: NodeId, held: dict[Origin, int]) -> None:
+        """A peer that holds more of this node's rows than this node: its state went back in time.
+
+        A backup was put in place, or a power cut took rows that were not flushed. Going on would
+        give out the same inode numbers again, so the node has to take another incarnation.
+
+        Raises:
+            Stale: so it is.
+        """
+        self.heard.add(node)
+        self._progress.set()
+        self._progress = trio.Event()
+        own = self._namespace.origin
+        if held.get(own, 0) > self._namespace.position:
+            self.used_origins |= set(held)
+            raise Stale("a peer holds more of this node's own rows than this node")
+
+    async def wait_heard(self, nodes: set[NodeId]) -> None:
+        """Return when all of these have said what they hold."""
+        while not nodes <= self.heard:
+            await self._progress.wait()
 
     def _connected(self, session: Session, sender: "_Sender") -> None:
         mounts = bool(session.peer.fields.get("mounts"))
