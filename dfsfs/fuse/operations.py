@@ -182,7 +182,7 @@ class Operations(pyfuse3.Operations):
     @sync_handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """The names of extended attributes."""
-        return self._filesystem.listxattr(InodeId(inode))
+        return self._filesystem.listxattr(InodeId(inode), convert.caller(ctx))
 
     @handler
     async def setxattr(

@@ -338,6 +338,9 @@ class Filesystem:
             atime_ns=wanted.atime_ns,
             mtime_ns=wanted.mtime_ns,
         )
+        if wanted == SetAttributes():
+            # chown(2) to the same owner: the kernel leaves nothing of it but the change of ctime.
+            changes = AttributeChanges(mode=value.mode)
         if changes != AttributeChanges():
             if value.nlink:
                 await self._lease((inode,))
@@ -352,8 +355,7 @@ class Filesystem:
         Raises:
             NoAttribute: not set. NotSupported: a namespace dfsfs does not keep, such as ACLs.
         """
-        if not name.startswith(_XATTR_PREFIXES):
-            raise NotSupported("no such attribute namespace")
+        self._check_xattr_name(name)
         return self._namespace.get_xattr(inode, name)
 
     async def virtual_xattr(self, inode: InodeId, name: bytes) -> bytes:
@@ -370,9 +372,15 @@ class Filesystem:
                 return (await self._facts.replicas(value.content)).encode()
         raise NoAttribute("no such virtual attribute")
 
-    def listxattr(self, inode: InodeId) -> list[bytes]:
-        """The names that are set; virtual ones are not listed, so that tools do not copy them."""
-        return self._namespace.list_xattrs(inode)
+    def listxattr(self, inode: InodeId, caller: Caller) -> list[bytes]:
+        """The names that are set, `trusted.` for root alone.
+
+        Virtual ones are not listed, so that tools do not copy them.
+        """
+        names = self._namespace.list_xattrs(inode)
+        if caller.uid != 0:
+            names = [name for name in names if not name.startswith(b"trusted.")]
+        return names
 
     async def setxattr(
         self,
@@ -406,9 +414,14 @@ class Filesystem:
         self._own((), self._namespace.remove_xattr, inode, name)
         await self._publish(inode)
 
-    def _check_xattr_writable(self, name: bytes) -> None:
+    def _check_xattr_name(self, name: bytes) -> None:
         if not name.startswith(_XATTR_PREFIXES):
             raise NotSupported("no such attribute namespace")
+        if name in _XATTR_PREFIXES:
+            raise Invalid("an attribute without a name")
+
+    def _check_xattr_writable(self, name: bytes) -> None:
+        self._check_xattr_name(name)
         if name.startswith(VIRTUAL_XATTR_PREFIX):
             raise NotPermitted("a virtual attribute")
 

@@ -354,7 +354,7 @@ async def test_extended_attributes(bench: Bench) -> None:
         await fs.setxattr(inode, b"system.posix_acl_access", b"")
     with pytest.raises(NotPermitted):
         await fs.setxattr(inode, b"user.dfs.key", b"")
-    assert fs.listxattr(inode) == [b"user.a"]
+    assert fs.listxattr(inode, ROOT) == [b"user.a"]
     assert (await fs.virtual_xattr(inode, b"user.dfs.key")).endswith(b":4")
     with pytest.raises(NoAttribute):
         await fs.virtual_xattr(ROOT_INODE, b"user.dfs.key")
