@@ -7,7 +7,9 @@ lock: they are invalidated at once, on the loop.
 
 Two lanes. What is asked for an inode on which a handler is waiting (`busy`) must wait for it, so it
 has a lane of its own, which nobody waits for; else two mounts, each in a handler that waits for the
-other to forget, would wait for each other. The other lane is what `settled` waits for.
+other to forget, would wait for each other. The other lane is what `settled` waits for; what is in
+it when a handler begins to wait on its inode is excused. The kernel looks such names up again
+before it uses them (`epoch`), so nobody sees an old one. See decision 16.
 
 Bounded: equal requests merge while they wait, and a lane with more than `limits.INVALIDATIONS_MAX`
 requests drops the oldest: what the kernel then still believes ends with `limits.KERNEL_CACHE_S`,
@@ -28,10 +30,12 @@ import trio
 
 from dfsfs.base.limits import INVALIDATION_TIMEOUT_S, INVALIDATIONS_MAX
 from dfsfs.base.types import InodeId
+from dfsfs.fuse.epoch import Epoch
 
 log = logging.getLogger(__name__)
 
 Target = tuple[InodeId, bytes | None]  # a name in a directory, or (None) the pages of a file
+LANE_THREADS_MAX = 32  # when some of them are in the kernel for long
 LANE_THREADS = 2  # so that one request which turns out to be busy does not hold up the others
 
 
@@ -50,15 +54,18 @@ class Lane:
         self._waiting: OrderedDict[Target, int] = OrderedDict()  # the number of its oldest request
         self._running: dict[Target, int] = {}
         self._asked = 0
+        self._excused: set[Target] = set()  # of `_running`: nobody waits for them
         self._waiters: list[tuple[int, trio.Event]] = []  # of the loop
         self._open = True
         self.dropped = 0
-        self._threads = [
-            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
-            for number in range(LANE_THREADS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._name = name
+        self._threads = 0
+        for _ in range(LANE_THREADS):
+            self._start()
+
+    def _start(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def ask(self, target: Target) -> None:
         """Ask for one more invalidation."""
@@ -74,6 +81,13 @@ class Lane:
         if new:
             self._ready.release()
 
+    def is_running(self, inode: InodeId) -> bool:
+        """Whether the kernel is being told something of this inode right now."""
+        if not self._running:
+            return False
+        with self._lock:
+            return any(target[0] == inode for target in self._running)
+
     def pending(self, target: Target) -> bool:
         """Whether it has not reached the kernel yet."""
         with self._lock:
@@ -82,16 +96,42 @@ class Lane:
     async def settled(self) -> None:
         """Wait for everything asked for until now."""
         with self._lock:
-            if not self._waiting and not self._running:
+            if not self._waiting and self._running.keys() <= self._excused:
                 return
             event = trio.Event()
             self._waiters.append((self._asked, event))
         await event.wait()
 
+    def withdraw(self, inode: InodeId) -> list[Target]:
+        """Nobody is to wait for requests of this inode any more.
+
+        Those that have not begun are returned and forgotten; for each that is in the kernel, and
+        may stay there, there is another thread now.
+        """
+        if not self._waiting and not self._running:  # a look without the lock: nearly always so
+            return []
+        with self._lock:
+            withdrawn = [target for target in self._waiting if target[0] == inode]
+            for target in withdrawn:
+                del self._waiting[target]
+            stuck = [
+                target
+                for target in self._running
+                if target[0] == inode and target not in self._excused
+            ]
+            self._excused.update(stuck)
+            waiters = self._take_done()
+        for event in waiters:
+            event.set()
+        for _ in stuck:
+            if self._threads < LANE_THREADS_MAX:
+                self._start()
+        return withdrawn
+
     def close(self) -> None:
         """Let the threads end; those in the kernel do when it lets them."""
         self._open = False
-        for _ in self._threads:
+        for _ in range(self._threads):
             self._ready.release()
 
     def _run(self) -> None:
@@ -108,16 +148,24 @@ class Lane:
             self._act(target)
             with self._lock:
                 del self._running[target]
+                self._excused.discard(target)
                 again = target in self._waiting
                 waiters = self._take_done()
+                surplus = self._threads > LANE_THREADS
+                self._threads -= surplus
             if again:
                 self._ready.release()
             for event in waiters:
                 self._wake(event.set)
+            if surplus:
+                return
 
     def _take_done(self) -> list[trio.Event]:
         """The waiters before whose requests nothing is left. Needs the lock."""
-        left = [*self._waiting.values(), *self._running.values()] if self._waiters else []
+        if not self._waiters:
+            return []
+        running = (n for target, n in self._running.items() if target not in self._excused)
+        left = [*self._waiting.values(), *running]
         oldest = min(left, default=self._asked + 1)
         done = [event for number, event in self._waiters if number < oldest]
         self._waiters = [waiter for waiter in self._waiters if waiter[0] >= oldest]
@@ -146,7 +194,8 @@ def _invalidate(target: Target) -> None:
 class KernelInvalidator:
     """Implements `vfs.Invalidator` for the one mount of this process. Loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
         self._idle = Lane("dfs-invalidate", _invalidate)
         self._busy = Lane("dfs-invalidate-busy", _invalidate)
         self.timeouts = 0
@@ -158,7 +207,17 @@ class KernelInvalidator:
 
     def entry(self, directory: InodeId, name: bytes, *, busy: bool) -> None:
         """Forget what a name is."""
+        if busy:
+            self._epoch.advance()
         (self._busy if busy else self._idle).ask((directory, name))
+
+    def busy(self, inode: InodeId) -> None:
+        """What was asked for here is not waited for any more, and looked up again before use."""
+        withdrawn = self._idle.withdraw(inode)
+        if withdrawn or self._idle.is_running(inode):
+            self._epoch.advance()
+        for target in withdrawn:
+            self._busy.ask(target)
 
     def attributes(self, inode: InodeId) -> None:
         """Forget attributes, now."""

@@ -47,10 +47,15 @@ class Operations(pyfuse3.Operations):
     def _attributes(self, value: Inode) -> EntryAttributes:
         return convert.attributes(value, dirty=self._filesystem.is_dirty(value.inode))
 
-    def _entry(self, value: Inode) -> EntryAttributes:
+    def _entry(self, value: Inode, directory: int) -> EntryAttributes:
         """Attributes of an inode the kernel will count one more lookup of."""
         self._filesystem.remember(value.inode)
-        return self._attributes(value)
+        return self._named(self._attributes(value), directory)
+
+    def _named(self, entry: EntryAttributes, directory: int) -> EntryAttributes:
+        if self._filesystem.is_contended(InodeId(directory)):
+            entry.entry_timeout = 0
+        return entry
 
     # -- names --------------------------------------------------------------------------------
 
@@ -60,9 +65,10 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Find a name; that it does not exist is remembered, too."""
         try:
-            return self._entry(self._filesystem.lookup(InodeId(parent_inode), name))
+            value = self._filesystem.lookup(InodeId(parent_inode), name)
+            return self._entry(value, parent_inode)
         except NotFound:
-            return convert.no_entry()
+            return self._named(convert.no_entry(), parent_inode)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Give lookups back. Must not fail: there is nobody to tell."""
@@ -77,7 +83,8 @@ class Operations(pyfuse3.Operations):
         return self._entry(
             await self._filesystem.mknod(
                 InodeId(parent_inode), name, mode, rdev, convert.caller(ctx)
-            )
+            ),
+            parent_inode,
         )
 
     @handler
@@ -86,7 +93,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Make a directory."""
         return self._entry(
-            await self._filesystem.mkdir(InodeId(parent_inode), name, mode, convert.caller(ctx))
+            await self._filesystem.mkdir(InodeId(parent_inode), name, mode, convert.caller(ctx)),
+            parent_inode,
         )
 
     @handler
@@ -95,7 +103,10 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Make a symlink."""
         return self._entry(
-            await self._filesystem.symlink(InodeId(parent_inode), name, target, convert.caller(ctx))
+            await self._filesystem.symlink(
+                InodeId(parent_inode), name, target, convert.caller(ctx)
+            ),
+            parent_inode,
         )
 
     @handler
@@ -104,7 +115,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Give an inode another name."""
         return self._entry(
-            await self._filesystem.link(InodeId(inode), InodeId(new_parent_inode), new_name)
+            await self._filesystem.link(InodeId(inode), InodeId(new_parent_inode), new_name),
+            new_parent_inode,
         )
 
     @handler
@@ -206,8 +218,10 @@ class Operations(pyfuse3.Operations):
     @sync_handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """As many entries as fit; each but `.` and `..` counts as a lookup."""
+        directory = self._filesystem.directory_of(fh)
         for name, value, position in self._filesystem.readdir(fh, start_id):
-            if not pyfuse3.readdir_reply(token, name, self._attributes(value), position):
+            entry = self._named(self._attributes(value), directory)
+            if not pyfuse3.readdir_reply(token, name, entry, position):
                 return
             if name not in _DOTS:
                 self._filesystem.remember(value.inode)
@@ -237,7 +251,7 @@ class Operations(pyfuse3.Operations):
         opened, value = await self._filesystem.create(
             InodeId(parent_inode), name, mode, flags, convert.caller(ctx)
         )
-        return convert.file_info(opened), self._entry(value)
+        return convert.file_info(opened), self._entry(value, parent_inode)
 
     @handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:

@@ -4,10 +4,9 @@
 by `fusermount3 -u`, or by umount(8). A mount is process-wide in pyfuse3: one for each process.
 
 What is written and not committed when it ends is committed first. A process that dies leaves a
-mountpoint behind that answers ENOTCONN; the next mount there says how to clear it.
+mountpoint behind that answers ENOTCONN to everybody, at once; the next mount there clears it.
 """
 
-import errno
 import logging
 import os
 import signal
@@ -18,7 +17,9 @@ import pyfuse3
 import trio
 
 from dfsfs.base.errors import Misconfigured
+from dfsfs.fuse.epoch import Epoch
 from dfsfs.fuse.invalidate import KernelInvalidator
+from dfsfs.fuse.mounts import check_mountpoint
 from dfsfs.fuse.operations import Operations
 from dfsfs.fuse.tuning import tune
 from dfsfs.vfs import Filesystem
@@ -48,38 +49,6 @@ def mount_options(options: Iterable[str]) -> set[str]:
     return chosen | _OURS
 
 
-def check_mountpoint(mountpoint: Path) -> Path:
-    """See that something can be mounted there, and return the path as the kernel will name it.
-
-    Blocks: stat(2) may ask another filesystem.
-
-    Raises:
-        Misconfigured: it cannot, and what to do about it.
-    """
-    try:
-        os.statvfs(mountpoint)  # always asks; stat(2) may be answered from a dead mount's cache
-        if not os.path.isdir(mountpoint):
-            raise Misconfigured(f"cannot mount at {mountpoint}: not a directory")
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise Misconfigured(
-                f"{mountpoint} is what is left of a mount whose process died; "
-                f"clear it with: fusermount3 -u -z {mountpoint}"
-            ) from error
-        raise Misconfigured(f"cannot mount at {mountpoint}: {error.strerror}") from error
-    mountpoint = mountpoint.resolve()
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields = line.split()
-        place = fields[4].decode("unicode_escape", "surrogateescape")
-        kind = fields[fields.index(b"-") + 1]
-        if place == str(mountpoint) and kind == b"fuse.dfs":
-            raise Misconfigured(
-                f"a dfs filesystem is mounted at {mountpoint} already; "
-                f"unmount it with: fusermount3 -u {mountpoint}"
-            )
-    return mountpoint
-
-
 async def serve(
     filesystem: Filesystem,
     mountpoint: Path,
@@ -104,7 +73,7 @@ async def serve(
             f"cannot mount at {mountpoint}: {error} (is /dev/fuse there, and fuse3 installed?)"
         ) from error
     try:
-        invalidator = KernelInvalidator()
+        invalidator = KernelInvalidator(Epoch())
         filesystem.attach(invalidator, atime="noatime" not in options)
         try:
             async with trio.open_nursery() as nursery:

@@ -11,6 +11,8 @@ which would be a request to this very mount.
 import logging
 from pathlib import Path
 
+from dfsfs.fuse.mounts import mounts_at
+
 log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB = 4096
@@ -18,21 +20,12 @@ BACKGROUND_REQUESTS = 64
 _CONGESTED = BACKGROUND_REQUESTS * 3 // 4  # the proportion of the kernel's own defaults
 
 
-def device_number(mountpoint: Path) -> str | None:
-    """`major:minor` of what is mounted at a path, the newest if there are several."""
-    found = None
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields = line.split()
-        if fields[4].decode("unicode_escape", "surrogateescape") == str(mountpoint):
-            found = fields[2].decode()
-    return found
-
-
 def tune(mountpoint: Path) -> None:
     """Raise the limits of a mount of this process."""
-    device = device_number(mountpoint)
-    if device is None:
+    mounts = mounts_at(mountpoint)
+    if not mounts:
         return
+    device = mounts[-1].device
     connection = Path("/sys/fs/fuse/connections") / device.partition(":")[2]
     for path, value in (
         (Path("/sys/class/bdi") / device / "read_ahead_kb", READ_AHEAD_KIB),

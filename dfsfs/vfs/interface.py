@@ -99,6 +99,13 @@ class Invalidator(Protocol):
         """
         ...
 
+    def busy(self, inode: InodeId) -> None:
+        """A handler that holds the kernel's lock on this inode is about to wait.
+
+        What was asked for of it before is busy from now on, too.
+        """
+        ...
+
     def pages_pending(self, inode: InodeId) -> bool:
         """Whether a call of `pages` for this inode has not reached the kernel yet."""
         ...

@@ -8,14 +8,18 @@ Two facts make that exact and free of deadlocks. Lookup counts say which inodes 
 anything cached of: the rest costs nothing. And while a handler of this mount waits for others, the
 kernel holds the lock of the directory or file it works on, so it cannot obey an invalidation there
 until the handler has returned; two mounts that waited for each other's would wait for ever.
-So invalidations of a busy inode are asked for, and not waited for.
+So invalidations of a busy inode are asked for, and not waited for; names in such a directory are
+looked up again before they are used, or not cached for a while (`is_contended`).
 
 Sync except `invalidated`; called from the loop only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
+import trio
+
 from dfsfs.base.errors import DfsError
+from dfsfs.base.limits import CONTENDED_MAX, CONTENDED_S
 from dfsfs.base.types import ROOT_INODE, InodeId
 from dfsfs.namespace import Change, Namespace
 from dfsfs.vfs.interface import Invalidator
@@ -32,6 +36,7 @@ class KernelView:
         self._invalidator: Invalidator = NoKernel()
         self._lookups: dict[InodeId, int] = {}
         self._busy: dict[InodeId, int] = {}
+        self._contended: dict[InodeId, float] = {}
         self.foreign_changes = 0  # grows whenever values fetched before may be out of date
 
     def attach(self, invalidator: Invalidator) -> None:
@@ -62,7 +67,10 @@ class KernelView:
     def begin(self, inodes: Iterable[InodeId]) -> None:
         """A handler that works on these is about to wait."""
         for inode in inodes:
-            self._busy[inode] = self._busy.get(inode, 0) + 1
+            count = self._busy.get(inode, 0)
+            self._busy[inode] = count + 1
+            if not count:
+                self._invalidator.busy(inode)
 
     def end(self, inodes: Iterable[InodeId]) -> None:
         """It does not wait any more."""
@@ -90,6 +98,8 @@ class KernelView:
         known, busy = self._lookups, self._busy
         for directory, name in change.entries:
             if directory in known and (expected is None or (directory, name) not in expected):
+                if directory in busy:
+                    self._note_contended(directory)
                 self._invalidator.entry(directory, name, busy=directory in busy)
         for directory in change.directories:
             self._forget_directory(directory)
@@ -105,6 +115,21 @@ class KernelView:
                     self._invalidator.attributes(inode)
                 else:
                     self._invalidator.pages(inode, busy=inode in busy)
+
+    def _note_contended(self, directory: InodeId) -> None:
+        self._contended.pop(directory, None)
+        self._contended[directory] = trio.current_time() + CONTENDED_S
+        if len(self._contended) > CONTENDED_MAX:
+            del self._contended[next(iter(self._contended))]
+
+    def is_contended(self, directory: InodeId) -> bool:
+        """Whether names here were lately changed elsewhere while a handler was waiting in it.
+
+        Then the kernel could not be made to forget them at once, and should not keep others.
+        """
+        if not self._contended:
+            return False
+        return self._contended.get(directory, 0.0) > trio.current_time()
 
     def _forget_directory(self, directory: InodeId) -> None:
         """More changed below than names can tell: drop the directory's own entry with all below.

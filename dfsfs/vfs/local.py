@@ -65,6 +65,9 @@ class NoKernel:
     def pages(self, inode: InodeId, *, busy: bool) -> None:
         """Nothing to forget."""
 
+    def busy(self, inode: InodeId) -> None:
+        """Nothing was asked for."""
+
     def pages_pending(self, inode: InodeId) -> bool:
         """Nothing ever is."""
         return False

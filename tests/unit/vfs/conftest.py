@@ -35,6 +35,9 @@ class NotingInvalidator:
     def pages(self, inode: InodeId, *, busy: bool) -> None:
         self.notes.append(("pages", inode, busy))
 
+    def busy(self, inode: InodeId) -> None:
+        pass
+
     def pages_pending(self, inode: InodeId) -> bool:
         return any(note[:2] == ("pages", inode) for note in self.notes)
 
