@@ -510,6 +510,14 @@ class Filesystem:
 
     # -- the kernel's caches ------------------------------------------------------------------
 
+    def is_contended(self, directory: InodeId) -> bool:
+        """Whether the kernel should not cache names of this directory now."""
+        return self._kernel.is_contended(directory)
+
+    def directory_of(self, number: int) -> InodeId:
+        """What an open directory handle reads."""
+        return self._handles.directory(number).inode
+
     def remember(self, inode: InodeId) -> None:
         """The kernel is about to be given this inode once more (its lookup count grows)."""
         self._kernel.remember(inode)
