@@ -12,6 +12,7 @@ changes elsewhere: a second namespace in the child, whose rows are applied to th
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -84,7 +85,8 @@ class MountedNode:
     def start(self) -> None:
         """Mount; returns when the mount answers."""
         self._close_pipes()
-        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # of a dead mount nobody can say what it is
+            self.path.mkdir(parents=True)
         self.state.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "dfsfs.testing.mountpoint", str(self.path)]
         command += [str(self.state), f"--shift={self._shift}"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dfsfs.base.errors import Misconfigured
-from dfsfs.fuse.serve import check_mountpoint, mount_options
+from dfsfs.fuse.mounts import check_mountpoint
+from dfsfs.fuse.serve import mount_options
 from dfsfs.testing.mountpoint import MountedNode
 
 
@@ -86,13 +87,67 @@ def test_mountpoints_that_cannot_be(tmp_path: Path, own: MountedNode) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Misconfigured, match="not a directory"):
         check_mountpoint(tmp_path / "file")
+    with own, pytest.raises(Misconfigured, match="already"):
+        check_mountpoint(own.path)
+
+
+@pytest.mark.parametrize("name", ["mount", "with space", "mit Umläuten", "back\\slash"])
+def test_a_mountpoint_whose_process_died_is_recovered(tmp_path: Path, name: str) -> None:
+    own = MountedNode(tmp_path / name, tmp_path / "state")
     with own:
-        with pytest.raises(Misconfigured, match="already"):
-            check_mountpoint(own.path)
+        handle = os.open(own.path / "file", os.O_CREAT | os.O_RDWR)
+        os.write(handle, b"never closed")
+        (own.path / "closed").write_bytes(b"closed")
+        for _ in range(2):
+            own.process.kill()
+            own.process.wait()
+            with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
+                os.statvfs(own.path)
+            own.start()  # nobody has unmounted anything
+            assert (own.path / "closed").read_bytes() == b"closed"
+        with pytest.raises(OSError):  # what was open stays an error, not a hang
+            os.pread(handle, 10, 0)
+        with pytest.raises(OSError):
+            os.close(handle)
+    assert list(own.path.iterdir()) == []
+
+
+def test_a_directory_in_a_dead_mount_is_no_mountpoint(tmp_path: Path, own: MountedNode) -> None:
+    with own:
+        (own.path / "inner").mkdir()
         own.process.kill()
         own.process.wait()
-        with pytest.raises(Misconfigured, match="fusermount3 -u -z"):
-            check_mountpoint(own.path)
+        with pytest.raises(Misconfigured, match="process died"):
+            check_mountpoint(own.path / "inner")
+        own.kill()
+
+
+def test_callers_do_not_hang_when_the_process_dies(own: MountedNode) -> None:
+    with own:
+        (own.path / "file").write_bytes(b"x" * 100_000)
+        mapped = os.open(own.path / "file", os.O_RDONLY)
+        own.ask("hold")
+        ends: list[int | None] = []
+
+        def wait(name: str) -> None:
+            try:
+                (own.path / name).mkdir()
+            except OSError as error:
+                ends.append(error.errno)
+
+        threads = [threading.Thread(target=wait, args=(name,)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        while own.ask("waiting") == 0:
+            pass
+        own.process.kill()
+        own.process.wait()
+        for thread in threads:
+            thread.join(timeout=60)
+        assert len(ends) == 3
+        assert set(ends) <= {errno.ENOTCONN, errno.ECONNABORTED}
+        with pytest.raises(OSError):
+            os.close(mapped)
         own.kill()
 
 
