@@ -37,7 +37,8 @@ class ProcessNode:
         self.log = directory / f"{name}.log"
         self._mount = mount
         self._key = key
-        self._listen = "127.0.0.1:0"
+        self.listen = "127.0.0.1:0"
+        self.prefix: tuple[str, ...] = ()  # a program that runs the node's
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -52,12 +53,12 @@ class ProcessNode:
             AssertionError: it ended instead; the message is its log.
         """
         assert not self.runs
-        program: list[str | Path] = [PROGRAMS / "dfs", "node"]
+        program: list[str | Path] = [*self.prefix, PROGRAMS / "dfs", "node"]
         if self._mount:
             self.path.mkdir(exist_ok=True)
-            program = [PROGRAMS / "dfs-mount", self.path]
+            program = [*self.prefix, PROGRAMS / "dfs-mount", self.path]
         program += ["--state", self.state, "--key", self._key, "--name", self.name]
-        program += ["--listen", self._listen, "-f", *options]
+        program += ["--listen", self.listen, "-f", *options]
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 program, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
@@ -66,7 +67,7 @@ class ProcessNode:
         # Nothing is said before it is ready, and its end ends the wait.
         if not self._process.stdout.readline():
             raise AssertionError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
-        self._listen = self.address  # at a restart too: others know it by that
+        self.listen = self.address  # at a restart too: others know it by that
 
     def kill(self) -> None:
         """`kill -9`, and the dead mount taken away."""
@@ -152,9 +153,13 @@ class ProcessNetwork:
         for node in self.nodes:
             node.end()
 
+    def make(self, name: str, *, mount: bool) -> ProcessNode:
+        """A node that does not run yet."""
+        return ProcessNode(self._directory, name, self._key, mount=mount)
+
     def start(self, name: str, *options: str | Path, mount: bool = True) -> ProcessNode:
         """Start a node that joins through the first one that runs."""
-        node = ProcessNode(self._directory, name, self._key, mount=mount)
+        node = self.make(name, mount=mount)
         through = next((other for other in self.nodes if other.runs), None)
         self.nodes.append(node)
         bootstrap = () if through is None else ("--bootstrap", through.address)
