@@ -41,7 +41,7 @@ $(RUN_STAMP): pyproject.toml contrib/setup.sh contrib/find-python.sh
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml $(RUN_STAMP)
-	@PYTHON="$(PYTHON)" contrib/setup.sh "$(VENV)" '.[dev]' git
+	@PYTHON="$(PYTHON)" contrib/setup.sh "$(VENV)" '.[dev]' git make rsync unzip vim zip
 	@touch $@
 
 check: $(DEV_STAMP) ## Format, lint, types, layers: seconds
