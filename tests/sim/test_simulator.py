@@ -8,14 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
 import trio
 
-from dfsfs.base.errors import Unavailable
+from dfsfs.base.errors import NotFound, Unavailable
 from dfsfs.base.limits import SESSION_LEASE_S
 from dfsfs.base.types import ROOT_INODE, Buffer, ContentRef, Digest
 from dfsfs.base.units import KIB, NS_PER_S
@@ -190,15 +190,34 @@ class Leaky(Node):
         self.store.put = leak  # type: ignore[method-assign]
 
 
+async def _read_after_write(sim: Simulation) -> None:
+    a, b = await sim.start_nodes(2)
+    sim.slow(b, 0.1)
+    for number in range(10):
+        await a.write("/x", b"%d" % number)
+        with suppress(NotFound):
+            await b.read("/x")
+    sim.slow(b, 0)
+    await sim.converge()
+    await sim.check()
+
+
 @pytest.mark.parametrize(
-    ("bug", "words"),
-    [(Hasty, "had closed at"), (Leaky, "is not on|cannot read"), (Forgetful, "rows|shows|check")],
+    ("bug", "scenario", "words"),
+    [
+        (Hasty, _read_after_write, "older than|nothing, not"),
+        (Leaky, _short_life, "is not on|cannot read"),
+        (Forgetful, _short_life, "rows|shows|check"),
+    ],
 )
-def test_random_lives_notice_it_within_a_few_seeds(bug: type[Node], words: str) -> None:
+def test_it_notices_a_node_that(
+    bug: type[Node], scenario: Callable[[Simulation], Awaitable[object]], words: str
+) -> None:
+    simulate(SEED, scenario)  # without the bug there is nothing to notice
     said = ""
     for seed in range(8):
         try:
-            simulate(seed, _short_life, node_type=bug)
+            simulate(seed, scenario, node_type=bug)
         except* AssertionError as errors:
             said += " ".join(str(error) for error in failures_in(errors))
         if re.search(words, said):
@@ -294,8 +313,10 @@ async def test_it_notices_a_call_that_takes_too_long(sim: Simulation) -> None:
 def test_it_notices_two_winners_of_an_exclusive_create() -> None:
     history = History()
     history.calls += (
-        Call("a", "create", "/x", start=1, end=3, epochs={"b": 1}),
-        Call("b", "create", "/x", start=2, end=4, epochs={"a": 1}),
-        Call("b", "create", "/y", start=2, end=4, epochs={"a": 1}),
+        Call("a", "create", "/x", start=1, end=3, epochs={"b": 1}, end_epochs={"b": 1}),
+        Call("b", "create", "/x", start=2, end=4, epochs={"a": 1}, end_epochs={"a": 1}),
+        Call("b", "create", "/y", start=2, end=4, epochs={"a": 1}, end_epochs={"a": 1}),
     )
     assert len(checkers.shared_exclusive_creates(history)) == 1
+    history.calls[1].end_epochs = {"a": 2}  # the connection ended meanwhile
+    assert not checkers.shared_exclusive_creates(history)
