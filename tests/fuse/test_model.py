@@ -17,18 +17,20 @@ import pytest
 
 from dfsfs.testing.mountpoint import MountedNode
 
-STEPS = int(os.environ.get("DFS_FSX_STEPS", "20000"))
+STEPS = int(os.environ.get("DFS_FSX_STEPS", "20000")) // 2  # for each size of blocks
 SEED = int(os.environ.get("DFS_FSX_SEED", "2026"))
 SIZE_MAX = 400_000
 PHASE_STEPS = 400
 PAGE = mmap.PAGESIZE
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedNode]:
-    """A mount with small blocks, so that a small file has many."""
+@pytest.fixture(scope="module", params=[14, 18])
+def node(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[MountedNode]:
+    """A mount; with small blocks, a small file has many."""
     base = tmp_path_factory.mktemp("node")
-    with MountedNode(base / "mount", base / "state", shift=14) as mounted:
+    with MountedNode(base / "mount", base / "state", shift=request.param) as mounted:
         yield mounted
         assert mounted.ask("check") == []
 
@@ -196,6 +198,7 @@ class Model:
         self._resize(self.random.choice([before, before + self._range()[1]]))
 
     def _resize(self, size: int) -> None:
+        size = min(size, SIZE_MAX)
         self.note += f" to {size}"
         if self.random.random() < 0.5:
             os.ftruncate(self.handle, size)
