@@ -115,6 +115,7 @@ CONTENDED_S = 5.0  # names of a directory that two mounts change at a time are n
 CONTENDED_MAX = 4096  # such directories
 INVALIDATION_TIMEOUT_S = 1.0  # a change is acknowledged even if the kernel has not yet forgotten
 KERNEL_CACHE_S = 3600.0  # entries and attributes; what changes is invalidated
+READER_PATIENCE_S = 0.5  # longest a change from elsewhere waits for a reader in the middle of a file
 READER_SETTLE_S = 5.0  # after reaching the end of a file a reader may be given a newer version
 SHARED_FILE_S = 10.0  # a file that changed elsewhere while it was read here is shared for so long
 SHARED_FILES_MAX = 4096  # ... and so many files are

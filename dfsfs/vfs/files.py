@@ -44,6 +44,7 @@ from dfsfs.vfs.buffer import WriteBuffer
 from dfsfs.vfs.handles import FileHandle, HandleTable, OpenFile
 from dfsfs.vfs.interface import Leases, Publication
 from dfsfs.vfs.kernel import KernelView
+from dfsfs.vfs.readers import Readers
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Files:
         self._shift = shift
         self.atime = True  # off for a mount with `noatime`
         self._open: dict[InodeId, OpenFile] = {}
+        self.readers = Readers(world)
         self._shared: dict[InodeId, float] = {}  # until when, in the order of the last collision
         self._nursery: trio.Nursery | None = None
 
@@ -166,6 +168,7 @@ class Files:
     def _let_go(self, handle: FileHandle) -> None:
         file = handle.file
         file.handles.discard(handle)
+        self.readers.released()
         if file.handles:
             self._advance(file)
             return
@@ -229,6 +232,7 @@ class Files:
             handle.end_s = None
         elif handle.end_s is None:
             handle.end_s = self._world.now_s()
+            self.readers.released()
             if file.cached is not file.content:
                 self._background.start_soon(self._advance_later, file)
         return reader
@@ -493,8 +497,11 @@ class Files:
     def overlay(self, value: Inode) -> Inode:
         """What stat(2) shows here of an inode: with what is written and not yet committed."""
         file = self._open.get(value.inode)
-        if file is None or file.buffer is None or file.committed == file.buffer.sequence:
+        if file is None:
             return value
+        if file.buffer is None or file.committed == file.buffer.sequence:
+            held = self.readers.size_of(value.inode)
+            return value if held is None else dataclasses.replace(value, size=held)
         size = file.buffer.size
         return dataclasses.replace(
             value,
@@ -525,7 +532,7 @@ class Files:
             file.unlinked = True
             self._namespace.hold_orphan(inode)
 
-    def changed(self, inode: InodeId, content: ContentRef | None) -> None:
+    def changed(self, inode: InodeId, content: ContentRef | None, *, local: bool) -> None:
         """A commit, from anywhere, changed an inode; `content` if its bytes changed."""
         file = self._open.get(inode)
         if file is None:
@@ -537,6 +544,8 @@ class Files:
             if not file.advance(self._world.now_s()) and file.cached is not content:
                 # Those at their end already get it when it is sure that they have seen it.
                 self._note_shared(inode)
+                if not local and file.buffer is None:
+                    self.readers.hold(file)
                 self._background.start_soon(self._advance_later, file)
 
     def _note_shared(self, inode: InodeId) -> None:

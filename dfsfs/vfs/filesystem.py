@@ -531,9 +531,9 @@ class Filesystem:
         expected = self._expected if change.local else None
         for inode in change.attributes:
             if inode not in change.contents:
-                self._files.changed(inode, None)
+                self._files.changed(inode, None, local=change.local)
         for inode, content in change.contents.items():
-            self._files.changed(inode, content)
+            self._files.changed(inode, content, local=change.local)
         if expected is None:
             for inode in change.attributes:
                 self._files.recheck_links(inode)
@@ -545,6 +545,11 @@ class Filesystem:
         Not waited for is what the kernel cannot forget before a handler of this mount has returned.
         Bounded by `limits.INVALIDATION_TIMEOUT_S`.
         """
+        waited = await self._files.readers.settled(
+            [inode for change in changes for inode in change.contents]
+        )
+        for inode in waited:
+            self._kernel.attributes_changed(inode)
         await self._kernel.invalidated(changes)
 
     # -- leases -------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ class FileHandle:
         "direct",
         "end_s",
         "file",
+        "patient",
         "readable",
         "reader",
         "root",
@@ -116,6 +117,7 @@ class FileHandle:
         ) or file.cached is not file.content
         self.root = root  # opened by uid 0: writes leave suid and sgid alone
         self.end_s: float | None = None  # when it came to the end
+        self.patient = True  # others wait for its reader: see `Readers`
         self.restart()
         self.reader: ContentReader | None = None
         self.content: ContentRef | None = None  # what `reader` reads

@@ -1,0 +1,75 @@
+"""A change from elsewhere waits a moment for those who read the old version of a file here.
+
+The kernel has one size for each inode, and clips what it reads from its page cache with it. A
+reader in the middle of a version would see it end where the new one does (promise 6). So while
+somebody is in the middle, the old size stays, and the change is not acknowledged: its writer waits
+in close(2), as it would wait for the inode's lock on a local filesystem. Not for long, and not
+twice for the same handle: a program that keeps a file open without reading holds nobody up.
+
+Later opens of such a file bypass the page cache (`Files`), where nothing is clipped.
+Owned by the filesystem; sync but for `settled`.
+"""
+
+import math
+from collections.abc import Iterable
+
+import trio
+
+from dfsfs.base.limits import READER_PATIENCE_S
+from dfsfs.base.types import InodeId
+from dfsfs.runtime import World
+from dfsfs.vfs.handles import FileHandle, OpenFile
+
+END_GRACE_S = 0.05  # the kernel reads ahead: from its last request until the program has the bytes
+
+
+class Readers:
+    """Files whose present size the kernel is not told yet."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._held: dict[InodeId, OpenFile] = {}
+        self._released = trio.lowlevel.ParkingLot()
+        self.waits = 0
+
+    def hold(self, file: OpenFile) -> None:
+        """The content was changed elsewhere: keep its size back if somebody is in the middle."""
+        if any(self._patience_s(handle) > 0 for handle in file.handles):
+            self._held[file.inode] = file
+
+    def size_of(self, inode: InodeId) -> int | None:
+        """The size that is still shown of a file that is held back."""
+        file = self._held.get(inode) if self._held else None
+        return None if file is None else file.cached.size
+
+    def released(self) -> None:
+        """A handle was closed, or came to the end."""
+        if self._held:
+            self._released.unpark_all()
+
+    async def settled(self, inodes: Iterable[InodeId]) -> list[InodeId]:
+        """Wait for the readers of these; returns the files whose new size may be shown now."""
+        held = [inode for inode in inodes if inode in self._held]
+        if held:
+            self.waits += 1
+            with trio.move_on_after(READER_PATIENCE_S):
+                for inode in held:
+                    await self._wait(self._held[inode])
+            for inode in held:
+                file = self._held.pop(inode, None)
+                for handle in () if file is None else file.handles:
+                    handle.patient = False
+        return held
+
+    async def _wait(self, file: OpenFile) -> None:
+        while (wait_s := max(map(self._patience_s, file.handles), default=0.0)) > 0:
+            with trio.move_on_after(wait_s):
+                await self._released.park()
+
+    def _patience_s(self, handle: FileHandle) -> float:
+        """How long it may still be in the middle of what the page cache has."""
+        if handle.direct or not handle.started or not handle.patient:
+            return 0.0
+        if handle.end_s is None:
+            return math.inf
+        return handle.end_s + END_GRACE_S - self._world.now_s()
