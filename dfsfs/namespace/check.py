@@ -34,7 +34,7 @@ from dfsfs.namespace.conflicts import (
     siblings,
 )
 from dfsfs.namespace.rows import decode_vector, is_name
-from dfsfs.namespace.working import ALONE, HIDDEN, KEEPS, LOSER, Irregular, read_slots
+from dfsfs.namespace.working import ALONE, HIDDEN, KEEPS, LOSER, Irregular, read_slots, unpack_total
 from dfsfs.runtime import Database
 
 
@@ -280,7 +280,8 @@ class _Checker:
             if found != wanted:
                 yield f"inode {inode} has {found} instead of {wanted}"
         counted = (self._irregular.files, self._irregular.directories, self._irregular.bytes)
-        stored = self._database.row("SELECT files, directories, bytes FROM state")
+        ((*numbers, total),) = self._database.rows("SELECT files, directories, bytes FROM state")
+        stored = (*numbers, unpack_total(total))
         if not (counted == stored == (files, directories, size)):
             yield f"totals are {counted}, stored {stored}, counted {(files, directories, size)}"
 

@@ -14,7 +14,7 @@ from dfsfs.namespace.reading import Reader
 from dfsfs.namespace.rows import Row, encode_rows
 from dfsfs.namespace.types import Batch, Change
 from dfsfs.namespace.update import join_rows
-from dfsfs.namespace.working import Irregular, WorkingSet
+from dfsfs.namespace.working import Irregular, WorkingSet, pack_total
 from dfsfs.runtime import Database
 
 _NOTHING: Mapping[InodeId, ContentRef] = {}
@@ -149,7 +149,7 @@ class LocalState:
             "UPDATE state SET position=?, counter=?, files=?, directories=?, bytes=?",
             (
                 self.position, self._counter, irregular.files, irregular.directories,
-                irregular.bytes,
+                pack_total(irregular.bytes),
             ),
         )  # fmt: skip
 

@@ -12,7 +12,8 @@ CREATE TABLE state(
   counter INTEGER NOT NULL,      -- inode and link ids given out so far
   files INTEGER NOT NULL,        -- derived: shown inodes that are not directories
   directories INTEGER NOT NULL,  -- derived: shown directories, the root included
-  bytes INTEGER NOT NULL         -- derived: sum of the sizes of shown regular files
+  bytes INTEGER NOT NULL         -- derived: sum of the sizes of shown regular files; from 2**63
+                                 -- on a BLOB of 16 bytes, big-endian
 );
 INSERT INTO state VALUES(0, 0, 0, 0, 1, 0);
 

@@ -54,6 +54,16 @@ _UPDATE_LINK = (
 _UPDATE_LINK_DERIVED = "UPDATE link SET live=?, directory=?, role=? WHERE link=?"
 
 
+def pack_total(total: int) -> int | bytes:
+    """A sum of file sizes as the database keeps it: two sparse files may be more than 2**63."""
+    return total if total < 1 << 63 else total.to_bytes(16, "big")
+
+
+def unpack_total(stored: int | bytes) -> int:
+    """What `pack_total` packed."""
+    return int.from_bytes(stored, "big") if isinstance(stored, bytes) else stored
+
+
 class Irregular:
     """What of the tree is not ordinary: mirrors of small tables, exact after every commit.
 
@@ -85,9 +95,10 @@ class Irregular:
                 " WHERE l.live = 2 AND i.kind = 4"
             )
         }
-        ((self.files, self.directories, self.bytes),) = rows(
+        ((self.files, self.directories, total),) = rows(
             "SELECT files, directories, bytes FROM state"
         )
+        self.bytes = unpack_total(total)
 
     def representative(self, directory: InodeId) -> InodeId:
         """The directory users see in place of `directory`."""
