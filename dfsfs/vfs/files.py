@@ -127,6 +127,14 @@ class Files:
         file = self._find(value, privileged=privileged)
         shared = self._shared.get(value.inode, 0.0) > self._world.now_s() if self._shared else False
         handle = FileHandle(file, flags, root=caller.uid == 0, shared=shared)
+        if (
+            handle.root
+            and handle.writable
+            and value.mode & SUID_SGID
+            and file.cached is file.content
+        ):
+            # Root may hand it to others. We are not told who writes, but the page cache is.
+            handle.direct = False
         file.handles.add(handle)
         try:
             number = self._handles.add_file(handle)

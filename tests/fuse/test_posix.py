@@ -1,0 +1,549 @@
+"""What POSIX and Linux say, line by line, where no other file here has it already.
+
+`DFS_BIG=1` runs the large ones at full size: 65,000 links, 100,000 names in a directory.
+"""
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dfsfs.base.limits import FILE_BYTES_MAX, LINKS_MAX
+from dfsfs.testing.mountpoint import MountedNode
+from tests.fuse.test_attributes import as_nobody, needs_root, reachable
+
+__all__ = ["reachable"]
+
+BIG = os.environ.get("DFS_BIG") == "1"
+PATH_MAX = 4096  # with the zero at its end
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def fails(number: int, call: Callable[..., object], *arguments: object) -> None:
+    with pytest.raises(OSError) as caught:
+        call(*arguments)
+    assert caught.value.errno == number, caught.value
+
+
+def in_children(count: int, work: Callable[[int], None]) -> None:
+    """Run `work` in child processes at the same time; all must return."""
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if child == 0:
+            try:
+                work(number)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * count
+
+
+# -- names --------------------------------------------------------------------------------------
+
+
+def test_many_hard_links(directory: Path) -> None:
+    """32, which every program may count on; with DFS_BIG all there can be."""
+    path = directory / "file"
+    path.write_bytes(b"one file")
+    count = LINKS_MAX if BIG else 32
+    for number in range(1, count):
+        os.link(path, directory / f"{number}")
+    assert path.stat().st_nlink == count
+    if BIG:
+        fails(errno.EMLINK, os.link, path, directory / "one-too-many")
+    assert (directory / f"{count - 1}").read_bytes() == b"one file"
+    path.unlink()
+    for number in range(1, count - 1):
+        (directory / f"{number}").unlink()
+    assert (directory / f"{count - 1}").stat().st_nlink == 1
+
+
+def test_a_large_directory(node: MountedNode, directory: Path) -> None:
+    count = 100_000 if BIG else 5_000
+    for number in range(count):
+        os.mknod(directory / f"{number}")
+    names = os.listdir(directory)
+    assert len(names) == count
+    assert set(names) == {f"{number}" for number in range(count)}
+    for number in range(0, count, 2):
+        os.unlink(directory / f"{number}")
+    assert set(os.listdir(directory)) == {f"{number}" for number in range(1, count, 2)}
+    node.stop()
+    node.start()
+    assert set(os.listdir(directory)) == {f"{number}" for number in range(1, count, 2)}
+
+
+def test_deep_trees(directory: Path) -> None:
+    """As long as a path may be, and below that from directory to directory."""
+    name = "d" * 99
+    room = PATH_MAX - 1 - len(os.fsencode(directory))
+    deepest = directory
+    for _ in range(room // 100):
+        deepest = deepest / name
+    os.makedirs(deepest)
+    left = room - 100 * (room // 100)
+    if left < 2:
+        deepest, left = deepest.parent, left + 100
+    path = f"{deepest}/{'f' * (left - 1)}"
+    assert len(os.fsencode(path)) == PATH_MAX - 1
+    Path(path).write_bytes(b"deep")
+    assert Path(path).read_bytes() == b"deep"
+    fails(errno.ENAMETOOLONG, os.stat, path + "f")
+    handle = os.open(deepest, os.O_RDONLY)
+    for _ in range(60):  # three PATH_MAX in all
+        os.mkdir(name, dir_fd=handle)
+        inner = os.open(name, os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = inner
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=handle))
+    assert os.listdir(handle) == ["file"]
+    os.close(handle)
+    subprocess.run(["rm", "-rf", directory / name], check=True)
+    assert os.listdir(directory) == []
+
+
+def test_symlinks_that_go_on_for_ever(directory: Path) -> None:
+    (directory / "a").symlink_to("b")
+    (directory / "b").symlink_to("a")
+    fails(errno.ELOOP, os.stat, directory / "a")
+    fails(errno.ELOOP, os.open, directory / "a", os.O_RDONLY | os.O_NOFOLLOW)
+    os.symlink("t" * (PATH_MAX - 1), directory / "long")
+    assert os.readlink(directory / "long") == "t" * (PATH_MAX - 1)
+    fails(errno.ENAMETOOLONG, os.symlink, "t" * PATH_MAX, directory / "longer")
+
+
+def test_nothing_moves_to_another_filesystem(directory: Path, tmp_path: Path) -> None:
+    (directory / "file").touch()
+    fails(errno.EXDEV, os.rename, directory / "file", tmp_path / "file")
+    fails(errno.EXDEV, os.link, directory / "file", tmp_path / "file")
+
+
+@needs_root
+def test_sticky_directories(reachable: Path) -> None:
+    reachable.chmod(0o1777)
+    for name in ("file", "other"):
+        (reachable / name).write_bytes(b"root's")
+        (reachable / name).chmod(0o666)
+    (reachable / "inner").mkdir()
+    assert as_nobody((reachable / "own").touch) == 0
+    for call, arguments in (
+        (os.unlink, [reachable / "file"]),
+        (os.rmdir, [reachable / "inner"]),
+        (os.rename, [reachable / "file", reachable / "moved"]),
+        (os.rename, [reachable / "own", reachable / "file"]),
+    ):
+        assert as_nobody(call, *arguments) == errno.EPERM
+    assert as_nobody(os.rename, reachable / "own", reachable / "mine") == 0
+    assert as_nobody(os.unlink, reachable / "mine") == 0
+
+
+def test_links_of_directories_are_counted(directory: Path) -> None:
+    assert directory.stat().st_nlink == 2
+    for name in ("one", "two", "three"):
+        (directory / name).mkdir()
+    (directory / "file").touch()
+    assert directory.stat().st_nlink == 5
+    (directory / "one").rename(directory / "two" / "one")
+    assert (directory.stat().st_nlink, (directory / "two").stat().st_nlink) == (4, 3)
+    fails(errno.ENOTEMPTY, os.rmdir, directory / "two")
+    fails(errno.ENOTEMPTY, os.rename, directory / "three", directory / "two")
+    (directory / "two" / "one").rename(directory / "three")
+    assert (directory.stat().st_nlink, (directory / "two").stat().st_nlink) == (4, 2)
+
+
+# -- open files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY])
+def test_a_file_that_was_renamed_over_lives_until_it_is_closed(
+    node: MountedNode, directory: Path, flags: int
+) -> None:
+    path = directory / "file"
+    path.write_bytes(b"old" * 100_000)
+    handle = os.open(path, flags)
+    reader = os.open(path, os.O_RDONLY)
+    (directory / "new").write_bytes(b"new")
+    (directory / "new").rename(path)
+    assert os.fstat(handle).st_nlink == 0
+    assert os.pread(reader, 6, 299_994) == b"oldold"
+    os.pwrite(handle, b"still", 400_000)
+    os.ftruncate(handle, 400_004)
+    os.fchmod(handle, 0o600)
+    os.setxattr(handle, "user.late", b"yes")
+    os.fsync(handle)
+    assert os.pread(reader, 10, 399_998) == b"\0\0stil"
+    assert os.fstat(reader).st_size == 400_004
+    assert os.getxattr(handle, "user.late") == b"yes"
+    assert path.read_bytes() == b"new"
+    back = os.fsencode(directory / "back")
+    follow = 0x400
+    assert libc.linkat(-100, b"/proc/self/fd/%d" % handle, -100, back, follow) == -1
+    assert ctypes.get_errno() == errno.ENOENT
+    os.close(handle)
+    os.close(reader)
+    assert [entry.name for entry in directory.iterdir()] == ["file"]
+
+
+def test_appending_processes_never_overwrite(directory: Path) -> None:
+    path = directory / "log"
+    path.touch()
+
+    def append(number: int) -> None:
+        flags = os.O_APPEND | (os.O_WRONLY if number % 2 else os.O_RDWR)
+        handle = os.open(path, flags)
+        for line in range(200):
+            os.write(handle, b"%d %4d %s\n" % (number, line, b"x" * (line % 50)))
+        os.close(handle)
+
+    in_children(4, append)
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 800
+    for number in range(4):
+        assert [int(line[2:6]) for line in lines if line[:1] == b"%d" % number] == list(range(200))
+
+
+def test_files_of_eight_exbibytes(directory: Path) -> None:
+    path = directory / "file"
+    with path.open("wb") as file:
+        file.truncate(FILE_BYTES_MAX)
+        file.seek(FILE_BYTES_MAX - 5)
+        file.write(b"end")
+    assert path.stat().st_size == FILE_BYTES_MAX > (8 << 60) - 5000
+    assert path.stat().st_blocks * 512 < 1 << 20
+    with path.open("rb") as file:
+        file.seek(FILE_BYTES_MAX - 8)
+        assert file.read() == b"\0\0\0end\0\0"
+        file.seek(1 << 62)
+        assert file.read(100) == bytes(100)
+    handle = os.open(path, os.O_RDWR)
+    os.ftruncate(handle, 1 << 61)
+    os.pwrite(handle, b"middle", 1 << 60)
+    os.fsync(handle)
+    os.ftruncate(handle, 10)
+    os.close(handle)
+    assert path.read_bytes() == bytes(10)
+
+
+def test_a_file_has_a_largest_size(directory: Path) -> None:
+    handle = os.open(directory / "file", os.O_RDWR | os.O_CREAT)
+    fails(errno.EFBIG, os.ftruncate, handle, (1 << 63) - 1)
+    fails(errno.EINVAL, os.ftruncate, handle, -1)
+    fails(errno.EFBIG, os.pwrite, handle, b"x", FILE_BYTES_MAX)
+    assert os.fstat(handle).st_size == 0
+    os.close(handle)
+
+
+@pytest.mark.parametrize("whole", [1000, 100_000, 3_000_000])
+def test_holes_stay_holes(directory: Path, whole: int) -> None:
+    """What is cut off never comes back, whichever way the file grows again."""
+    path = directory / "file"
+    for grow in ("truncate", "seek", "write"):
+        path.write_bytes(b"x" * whole)
+        handle = os.open(path, os.O_RDWR)
+        os.ftruncate(handle, whole // 3)
+        if grow == "truncate":
+            os.ftruncate(handle, whole)
+        elif grow == "seek":
+            os.pwrite(handle, b"\0", whole - 1)
+        else:
+            os.pwrite(handle, bytes(whole - whole // 2), whole // 2)
+        os.close(handle)
+        assert path.read_bytes() == b"x" * (whole // 3) + bytes(whole - whole // 3)
+
+
+# -- between processes --------------------------------------------------------------------------
+
+
+def test_descriptors_pass_between_processes(directory: Path) -> None:
+    here, there = socket.socketpair()
+
+    def send(_: int) -> None:
+        handle = os.open(directory / "file", os.O_CREAT | os.O_RDWR)
+        os.write(handle, b"from the child")
+        os.unlink(directory / "file")
+        socket.send_fds(there, [b"x"], [handle])
+
+    in_children(1, send)
+    _, handles, _, _ = socket.recv_fds(here, 1, 1)
+    assert os.pread(handles[0], 100, 0) == b"from the child"
+    os.write(handles[0], b" and the parent")
+    assert os.pread(handles[0], 100, 0) == b"from the child and the parent"
+    os.close(handles[0])
+    here.close()
+    there.close()
+
+
+def test_record_locks(directory: Path) -> None:
+    path = directory / "file"
+    path.write_bytes(bytes(100))
+    with path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 10, 0)
+
+        def try_lock(_: int) -> None:
+            with path.open("r+b") as other:
+                fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 10)
+                try:
+                    fcntl.lockf(other, fcntl.LOCK_SH | fcntl.LOCK_NB, 10, 5)
+                except BlockingIOError:
+                    return
+                raise AssertionError
+
+        in_children(1, try_lock)
+        fcntl.lockf(file, fcntl.LOCK_UN)
+    # Locks of an open file description: two handles of one process exclude each other.
+    one, two = os.open(path, os.O_RDWR), os.open(path, os.O_RDWR)
+    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 10, 0)
+    fcntl.fcntl(one, fcntl.F_OFD_SETLK, request)
+    fails(errno.EAGAIN, fcntl.fcntl, two, fcntl.F_OFD_SETLK, request)
+    os.close(one)
+    fcntl.fcntl(two, fcntl.F_OFD_SETLK, request)
+    os.close(two)
+
+
+def test_inotify(directory: Path) -> None:
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(watch, os.fsencode(directory), 0xFFF) > 0
+    (directory / "file").write_bytes(b"x")
+    (directory / "file").rename(directory / "moved")
+    (directory / "moved").chmod(0o600)
+    (directory / "moved").unlink()
+    data, seen = os.read(watch, 65536), []
+    while data:
+        _, mask, _, length = struct.unpack_from("iIII", data)
+        seen.append((mask, data[16 : 16 + length].rstrip(b"\0")))
+        data = data[16 + length :]
+    os.close(watch)
+    create, modify, close_write, moved_from, moved_to, attributes, delete = (
+        0x100, 0x2, 0x8, 0x40, 0x80, 0x4, 0x200,
+    )  # fmt: skip
+    for event in (
+        (create, b"file"), (modify, b"file"), (close_write, b"file"), (moved_from, b"file"),
+        (moved_to, b"moved"), (attributes, b"moved"), (delete, b"moved"),
+    ):  # fmt: skip
+        assert event in seen
+
+
+def test_splice(directory: Path) -> None:
+    data = os.urandom(300_000)
+    (directory / "from").write_bytes(data)
+    source = os.open(directory / "from", os.O_RDONLY)
+    target = os.open(directory / "to", os.O_CREAT | os.O_WRONLY)
+    reading, writing = os.pipe()
+    left = len(data)
+    while left:
+        count = os.splice(source, writing, left)
+        left -= count
+        while count:
+            count -= os.splice(reading, target, count)
+    for handle in (source, target, reading, writing):
+        os.close(handle)
+    assert (directory / "to").read_bytes() == data
+
+
+def test_running_programs_cannot_be_written(directory: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep
+    shutil.copy2(sleep, directory / "program")
+    with subprocess.Popen([directory / "program", "600"]) as process:
+        try:
+            fails(errno.ETXTBSY, os.open, directory / "program", os.O_WRONLY)
+            (directory / "program").unlink()
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+# -- attributes ---------------------------------------------------------------------------------
+
+
+@needs_root
+def test_whatever_changes_bytes_for_others_ends_suid(reachable: Path) -> None:
+    path = reachable / "file"
+
+    def mode_after(call: Callable[..., object], *arguments: object) -> int:
+        path.write_bytes(b"program")
+        path.chmod(0o6777)
+        assert as_nobody(call, *arguments) == 0
+        return stat.S_IMODE(path.stat().st_mode)
+
+    def write_both_ways() -> None:
+        handle = os.open(path, os.O_RDWR)
+        os.write(handle, b"x")
+
+    assert mode_after(os.truncate, path, 3) == 0o777
+    assert mode_after(write_both_ways) == 0o777
+    assert mode_after(os.open, path, os.O_RDWR | os.O_TRUNC) == 0o777
+    assert mode_after(os.open, path, os.O_WRONLY | os.O_TRUNC) == 0o777
+    assert mode_after(os.open, path, os.O_RDWR) == 0o6777
+    path.chmod(0o2767)  # without group execution sgid means something else, and stays
+    assert as_nobody(os.truncate, path, 3) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o2767
+
+
+@needs_root
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR])
+def test_a_descriptor_opened_by_root_ends_suid_for_others(reachable: Path, flags: int) -> None:
+    path = reachable / "file"
+    path.write_bytes(b"program")
+    path.chmod(0o6777)
+    handle = os.open(path, flags)
+    os.pwrite(handle, b"by root", 0)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o6777
+    assert as_nobody(os.pwrite, handle, b"by others", 0) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777
+    os.close(handle)
+
+
+def test_times_now_and_omitted(directory: Path) -> None:
+    path = directory / "file"
+    path.touch()
+    os.utime(path, ns=(10**18 + 1, 10**18 + 2))
+    now, omit = (0, (1 << 30) - 1), (0, (1 << 30) - 2)
+
+    def utimensat(*times: tuple[int, int]) -> None:
+        flat = (ctypes.c_long * 4)(*times[0], *times[1])
+        assert libc.utimensat(-100, os.fsencode(path), flat, 0) == 0
+
+    utimensat(omit, (2 * 10**9, 999_999_999))
+    assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (
+        10**18 + 1,
+        2 * 10**18 + 999999999,
+    )
+    before = path.stat().st_ctime_ns
+    utimensat(now, omit)
+    assert path.stat().st_atime_ns > 10**18 + 1
+    assert path.stat().st_mtime_ns == 2 * 10**18 + 999_999_999
+    assert path.stat().st_ctime_ns > before
+    utimensat((-1, 500_000_000), (0, 0))  # before 1970
+    assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (-500_000_000, 0)
+    (directory / "link").symlink_to("file")
+    os.utime(directory / "link", ns=(5, 6), follow_symlinks=False)
+    assert (directory / "link").lstat().st_mtime_ns == 6
+    assert path.stat().st_mtime_ns == 0
+
+
+def test_limits_of_extended_attributes(directory: Path) -> None:
+    path = directory / "file"
+    path.touch()
+    os.setxattr(path, "user." + "n" * 250, b"")
+    fails(errno.ERANGE, os.setxattr, path, "user." + "n" * 251, b"")
+    fails(errno.EOPNOTSUPP, os.setxattr, path, "other.name", b"")
+    fails(errno.EINVAL, os.setxattr, path, "user.", b"")
+    os.setxattr(path, "user.value", b"v" * 100)
+    # os.getxattr grows its buffer by itself.
+    buffer = ctypes.create_string_buffer(200)
+    name = os.fsencode(path), b"user.value"
+    assert libc.getxattr(*name, buffer, 99) == -1
+    assert ctypes.get_errno() == errno.ERANGE
+    assert libc.getxattr(*name, None, 0) == 100
+    assert libc.getxattr(*name, buffer, 200) == 100
+    assert libc.listxattr(os.fsencode(path), buffer, 10) == -1
+    assert ctypes.get_errno() == errno.ERANGE
+    for number in range(3):
+        os.setxattr(path, f"user.large{number}", bytes(65536))
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOSPC):
+        os.setxattr(path, "user.large3", bytes(65536))
+    os.mkfifo(directory / "fifo")
+    fails(errno.EPERM, os.setxattr, directory / "fifo", "user.one", b"")
+    if os.geteuid() == 0:
+        os.setxattr(directory / "fifo", "trusted.one", b"1")
+        assert os.getxattr(directory / "fifo", "trusted.one") == b"1"
+
+
+@needs_root
+def test_trusted_attributes_are_for_root(reachable: Path) -> None:
+    path = reachable / "file"
+    path.touch()
+    path.chmod(0o666)
+    for name in ("user.one", "trusted.one", "security.one"):
+        os.setxattr(path, name, b"1")
+    assert sorted(os.listxattr(path)) == ["security.one", "trusted.one", "user.one"]
+
+    def look() -> None:
+        assert sorted(os.listxattr(path)) == ["security.one", "user.one"]
+        os.setxattr(path, "user.two", b"2")
+
+    assert as_nobody(look) == 0
+    assert as_nobody(os.getxattr, path, "trusted.one") == errno.ENODATA
+    assert as_nobody(os.setxattr, path, "trusted.one", b"2") == errno.EPERM
+
+
+def test_df(node: MountedNode) -> None:
+    for option in ("-P", "-Pi"):
+        line = subprocess.run(
+            ["df", option, node.path], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[1]
+        source, total, used, free, *_ = line.split()
+        assert source == "dfs"
+        assert 0 <= int(used) < int(total)
+        assert 0 < int(free) <= int(total)
+
+
+# -- what pyfuse3 cannot express (doc/posix.md) -------------------------------------------------
+
+
+def test_what_is_not_offered_says_so(directory: Path) -> None:
+    handle = os.open(directory / "file", os.O_RDWR | os.O_CREAT)
+    os.write(handle, b"0123456789")
+    offset = ctypes.c_long
+    assert libc.fallocate(handle, 0, offset(0), offset(1 << 20)) == -1
+    assert ctypes.get_errno() == errno.EOPNOTSUPP
+    fails(errno.EOPNOTSUPP, os.open, directory, os.O_TMPFILE | os.O_RDWR)
+    fails(errno.ENOTTY, fcntl.ioctl, handle, 0x80086601, array.array("l", [0]))  # FS_IOC_GETFLAGS
+    fails(errno.EOPNOTSUPP, fcntl.ioctl, handle, 0x40049409, handle)  # FICLONE
+    # The workarounds: what glibc does instead, and what SEEK_HOLE may always say.
+    os.posix_fallocate(handle, 0, 100_000)
+    assert os.fstat(handle).st_size == 100_000
+    assert os.pread(handle, 12, 0) == b"0123456789\0\0"
+    assert os.lseek(handle, 0, os.SEEK_DATA) == 0
+    assert os.lseek(handle, 0, os.SEEK_HOLE) == 100_000
+    os.close(handle)
+
+
+def test_rename_flags_that_are_unknown(directory: Path) -> None:
+    (directory / "file").touch()
+    for flags in (4, 8, 3):  # RENAME_WHITEOUT is for overlays
+        old, new = (os.fsencode(directory / name) for name in ("file", "other"))
+        assert libc.renameat2(-100, old, -100, new, flags) == -1
+        assert ctypes.get_errno() == errno.EINVAL
+    assert os.listdir(directory) == ["file"]
+
+
+def test_names_come_and_go_while_a_directory_is_read(directory: Path) -> None:
+    """What was there all along is listed once; the kernel's buffer holds a part of it at a time."""
+    steady = {f"steady-{number:04}-{'x' * 100}" for number in range(1500)}
+    for name in steady:
+        (directory / name).touch()
+    stop = threading.Event()
+
+    def churn() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            path = directory / f"fleeting-{number % 50}"
+            path.touch()
+            path.rename(directory / f"moved-{number % 7}")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(10):
+            names = [name for name in os.listdir(directory) if name.startswith("steady")]
+            assert len(names) == len(steady)
+            assert set(names) == steady
+    finally:
+        stop.set()
+        thread.join()
