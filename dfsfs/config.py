@@ -157,6 +157,8 @@ class Config:
     mount: bool = False  # whether this node has a mount: others then wait for what it has seen
     replicas: int = REPLICAS_DEFAULT
     write_concern: int | Literal["all"] = WRITE_CONCERN_DEFAULT
+    visibility: Literal["sync", "async"] = "sync"  # async: calls do not wait for other mounts
+    on_partition: Literal["continue", "readonly"] = "continue"
     strict_write_concern: bool = False  # EIO at close instead of success on fewer nodes
     capacity_bytes: int | None = None  # None: what the disk has, less a reserve
     reserve_bytes: int | None = None  # of the disk, left free; None: a twentieth, at most a GiB

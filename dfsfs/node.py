@@ -22,7 +22,7 @@ import trio
 
 from dfsfs import __version__
 from dfsfs.admin import Key, Listing
-from dfsfs.base.errors import NotSupported, Unavailable
+from dfsfs.base.errors import Full, NotSupported, Unavailable
 from dfsfs.base.limits import JOIN_TIMEOUT_S, OVERTAKEN_WAIT_S, STORE_FULL_BYTES
 from dfsfs.base.types import ORIGIN_MAX, Buffer, ContentRef, DigestKind, Origin
 from dfsfs.base.units import MIB
@@ -260,6 +260,8 @@ class Node:
                 copies=config.replicas,
                 concern=None if config.write_concern == "all" else config.write_concern,
                 strict=config.strict_write_concern,
+                on_partition=config.on_partition,
+                waits_for_mounts=config.visibility == "sync",
                 fetch_timeout_s=config.fetch_timeout_s,
                 cache_bytes_max=config.cache_bytes,
                 kind=kind,
@@ -413,7 +415,10 @@ class Node:
             own = self.members.get(self.identity.node_id)
             changed = own is not None and own.full != self._is_full()
             if changed or self.world.now_s() - told_s >= ANNOUNCE_S:
-                self.cluster.membership.announce()
+                try:
+                    self.cluster.membership.announce()
+                except Full as error:
+                    log.info("the others cannot be told: %s", error)
                 told_s = self.world.now_s()
 
     async def _check_namespace(self) -> list[str]:
@@ -514,6 +519,7 @@ class Node:
                 "bytes": totals.bytes,
             },
             "replication": self.cluster.upkeep.replication(),
+            "coherence": self.cluster.coherence(),
             "workers": [
                 {
                     "name": status.name,

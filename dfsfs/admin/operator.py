@@ -86,6 +86,8 @@ class Operator(Protocol):
         (on one node only), on_two_nodes and at_factor (true or false), remaining_s (until copied;
         null: not known yet), away, absent and full (names), draining, lost_blocks (block -> paths),
         short_writes (closes that reached fewer nodes than the write concern), looks
+        `coherence`: policy, state (whole, majority, minority), mounts_connected, mounts_known,
+        read_only, changes (of the mounts connected), visibility, joining, and counts of leases
         `workers`: list of name, doing, steps, failures, last_failure, and figures of their own
         """
         ...

@@ -95,6 +95,22 @@ _NODE_OPTIONS = (
         help="How many nodes have the data when close() returns.",
     ),
     click.option(
+        "--visibility",
+        type=click.Choice(["sync", "async"]),
+        default="sync",
+        show_default=True,
+        help="Whether calls wait until other mounts see what they changed; async is for links with"
+        " long round trips, and gives up close-to-open between mounts.",
+    ),
+    click.option(
+        "--on-partition",
+        type=click.Choice(["continue", "readonly"]),
+        default="continue",
+        show_default=True,
+        help="What to do while fewer than a majority of the mounts are connected: go on and merge"
+        " later, or refuse changes (EROFS).",
+    ),
+    click.option(
         "--strict-write-concern",
         is_flag=True,
         help="Fail close() when fewer nodes can be reached, instead of going on with those.",

@@ -86,6 +86,7 @@ def status_text(status: dict[str, Any]) -> str:
             f"files     {files['files']} files and {files['directories']} directories,"
             f" {byte_text(files['bytes'])}"
         )
+    lines.extend(_coherence_lines(status.get("coherence", {})))
     lines.extend(_replication_lines(status.get("replication", {})))
     if peers := status.get("peers"):
         lines.append("")
@@ -98,6 +99,25 @@ def status_text(status: dict[str, Any]) -> str:
             for worker in troubled
         )
     return "\n".join(lines)
+
+
+def _coherence_lines(coherence: dict[str, Any]) -> list[str]:
+    """With how many mounts this one is connected; what follows if not with all."""
+    if not coherence:
+        return []
+    connected, known = coherence["mounts_connected"], coherence["mounts_known"]
+    line = f"mounts    connected with {connected} of {known}"
+    if coherence["read_only"]:
+        line += "; read-only until more than half are (--on-partition readonly)"
+    elif connected < known:
+        line += "; what both sides change is merged later"
+    if coherence["joining"]:
+        line += "; catching up"
+    if coherence["visibility"] == "async":
+        line += "; calls do not wait for other mounts (--visibility async)"
+    if timeouts := coherence["lease_timeouts"]:
+        line += f"; {timeouts} changes went on without an answer"
+    return [line]
 
 
 def _replication_lines(replication: dict[str, Any]) -> list[str]:

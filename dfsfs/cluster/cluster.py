@@ -25,6 +25,7 @@ from dfsfs.cluster.gc import ContentsInUse
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.membership import Membership
+from dfsfs.cluster.partition import PartitionWatch
 from dfsfs.cluster.publication import METHOD_SYNC, Publication
 from dfsfs.cluster.replicate import Replicator, offer
 from dfsfs.cluster.serve import BlockService
@@ -77,6 +78,7 @@ class Cluster:
         self.publication = Publication(
             concern=settings.concern,
             strict=settings.strict,
+            waits_for_mounts=settings.waits_for_mounts,
             sync_local=sync_local,
             sync_peer=self._sync_peer,
         )
@@ -87,7 +89,15 @@ class Cluster:
             mounts=mounts,
             is_dirty=is_dirty,
             write_back=write_back,
+            peers_changed=self._peers_changed,
         )
+        self.partition = PartitionWatch(
+            members,
+            lambda: self.leases.connected_nodes,
+            policy=settings.on_partition,
+            mounts=mounts,
+        )
+        members.watch(lambda member: self._peers_changed())
         self.exchange = Exchange(namespace, self.publication, self.leases, applied=applied)
         self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
         self.replicator = Replicator(
@@ -214,6 +224,10 @@ class Cluster:
         if self._sessions is not None:  # else this node ends, and nobody waits any more
             self._sessions.start_soon(self._wait_until_peer_knows, session)
 
+    def _peers_changed(self) -> None:
+        self.partition.update()
+        self.leases.read_only = self.partition.read_only
+
     async def _wait_until_peer_knows(self, session: Session) -> None:
         """Calls go on without a peer when it cannot believe any more that it is connected."""
         await trio.sleep(max(0.0, session.peer_connected_until_s() - self._world.now_s()))
@@ -265,6 +279,22 @@ class Cluster:
     def worker_statuses(self) -> list[WorkerStatus]:
         """Background duties."""
         return [worker.status for worker in (self.cache, *self.upkeep.workers)]
+
+    def coherence(self) -> dict[str, Any]:
+        """What `dfs status` shows of this mount among the others."""
+        counts = self.leases.statistics
+        return {
+            **self.partition.status(),
+            "visibility": "sync" if self._settings.waits_for_mounts else "async",
+            "joining": self.leases.joining,
+            "leases": self.leases.count,
+            "lease_waits": counts.waits,
+            "lease_timeouts": counts.timeouts,
+            "lease_requests": counts.requests,
+            "lease_grants": counts.grants,
+            "written_back": counts.written_back,
+            "visibility_waits": self.publication.waits,
+        }
 
     def peers(self) -> list[dict[str, Any]]:
         """What `dfs status` shows of the other members."""

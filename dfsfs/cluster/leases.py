@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from dfsfs.base.errors import DfsError, RemoteProtocolError
+from dfsfs.base.errors import DfsError, ReadOnly, RemoteProtocolError
 from dfsfs.base.limits import JOINING_TIMEOUT_S, LEASE_TIMEOUT_S, LEASES_PER_MESSAGE_MAX
 from dfsfs.base.types import InodeId, NodeId, Origin
 from dfsfs.cluster.lease import Grant, HandOver, LeaseTable, Ready, Request
@@ -60,11 +60,15 @@ class Leases:
         mounts: bool,
         is_dirty: Callable[[InodeId], bool],
         write_back: Callable[[InodeId], Awaitable[None]],
+        peers_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`is_dirty` tells whether there is something to write back before an inode's lease goes.
 
-        `write_back` returns when all of it is in rows of this node.
+        `write_back` returns when all of it is in rows of this node. `peers_changed` is called when
+        a peer is connected or not any more.
         """
+        self._peers_changed = peers_changed
+        self.read_only = False  # nothing may be changed here now (`--on-partition readonly`)
         self._world = world
         self._table = LeaseTable(own, origin, mounts=mounts)
         self._is_dirty = is_dirty
@@ -89,6 +93,8 @@ class Leases:
 
     def held(self, inodes: Iterable[InodeId]) -> bool:
         """Whether all of these may be changed now, in this step."""
+        if self.read_only:
+            return False
         if not self._channels:
             return not self._met or not self.joining
         return all(map(self._table.held, inodes))
@@ -97,6 +103,9 @@ class Leases:
         """Return when all of these may be changed, until the caller's next await.
 
         Or after `limits.LEASE_TIMEOUT_S`, as if who did not answer were not connected.
+
+        Raises:
+            ReadOnly: too few mounts are connected, and the operator wants none changed then.
         """
         wanted = sorted(set(inodes))
         self.statistics.waits += 1
@@ -104,6 +113,8 @@ class Leases:
             await self._joined()
             while not await self._enter_all(wanted, scope.deadline):
                 pass  # somebody joined meanwhile
+        if self.read_only:
+            raise ReadOnly("too few mounts are connected")
         if scope.cancelled_caught:
             self.statistics.timeouts += 1
             log.info("no answer about inodes %s: going on without", wanted)
@@ -185,6 +196,12 @@ class Leases:
         self._active.add(node)
         self._met.discard(node)
         self._changed.unpark_all()
+        self._peers_changed()
+
+    @property
+    def connected_nodes(self) -> set[NodeId]:
+        """The peers with whom it is agreed who may change what."""
+        return set(self._active)
 
     def disconnected(self, node: NodeId) -> None:
         """The session is over, and the peer knows."""
@@ -194,6 +211,7 @@ class Leases:
             self._table.disconnect(node, self._world.now_s())
         self._changed.unpark_all()
         self._act()
+        self._peers_changed()
 
     def received(self, node: NodeId, body: Any) -> None:
         """What a peer's table sent, checked here.

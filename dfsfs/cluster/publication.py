@@ -45,16 +45,19 @@ class Publication:
         *,
         concern: int | None,
         strict: bool,
+        waits_for_mounts: bool = True,
         sync_local: Callable[[], Awaitable[None]],
         sync_peer: Callable[[NodeId, int], Awaitable[None]],
     ) -> None:
         """`concern`: nodes that must hold a write, None for all in reach.
 
+        `waits_for_mounts`: False for `--visibility async`: only the write concern is waited for.
         `sync_local` flushes blocks then rows of this node; `sync_peer(node, position)` asks a peer
         to do the same once it has applied `position`.
         """
         self._concern = concern
         self._strict = strict
+        self._waits_for_mounts = waits_for_mounts
         self._sync_local = sync_local
         self._sync_peer = sync_peer
         self._peers: dict[NodeId, PeerProgress] = {}
@@ -188,7 +191,12 @@ class Publication:
     def _reach(self) -> int:
         """The highest position that is visible now."""
         reach = min(
-            (peer.acknowledged for peer in self._peers.values() if peer.mounts), default=1 << 63
+            (
+                peer.acknowledged
+                for peer in self._peers.values()
+                if peer.mounts and self._waits_for_mounts
+            ),
+            default=1 << 63,
         )
         storing = sorted((peer.acknowledged for peer in self._storing()), reverse=True)
         others = min(self._wanted() - 1, len(storing))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dfsfs.base.types import DigestKind
+from dfsfs.cluster.partition import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +14,8 @@ class ClusterSettings:
     copies: int
     concern: int | None  # None: every holder in reach
     strict: bool
+    on_partition: Policy
+    waits_for_mounts: bool  # a call returns when other mounts have seen what it changed
     fetch_timeout_s: float
     cache_bytes_max: int
     kind: DigestKind

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import trio
 
-from dfsfs.base.errors import DfsError, Exists, NotFound
+from dfsfs.base.errors import DfsError, Exists, NotFound, ReadOnly
 from dfsfs.base.limits import LEASE_TIMEOUT_S, SESSION_LEASE_S
 from dfsfs.base.types import ROOT_INODE
 from dfsfs.base.units import KIB
@@ -296,4 +296,64 @@ async def test_a_fight_for_everything(sim: Simulation, seed: int) -> None:
             nursery.start_soon(program, node, random.Random(dice.random()))
     for name, count in made.items():
         assert count == nodes[0].exists(f"/{name}"), f"{name} was made {count} times more"
+    await sim.converge()
+
+
+# -- partitions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.announce("read-only")
+async def test_a_minority_may_be_told_to_change_nothing(sim: Simulation) -> None:
+    """Promise 12: `--on-partition readonly`."""
+    a, b, c = await sim.start_nodes(3, on_partition="readonly")
+    await a.write("/x", b"old")
+    sim.partition([a], [b, c])
+    await sim.until(lambda: a.node.cluster.leases.read_only, within_s=10)
+    for call in (
+        partial(a.write, "/x", b"new"),
+        partial(a.mkdir, "/d"),
+        partial(a.rename, "/x", "/y"),
+        partial(a.unlink, "/x"),
+    ):
+        with pytest.raises(ReadOnly):
+            await call()
+    assert await a.read("/x") == b"old"
+    await b.write("/x", b"from b")
+    await c.mkdir("/d")
+    assert a.node.cluster.partition.status()["state"] == "minority"
+    assert b.node.cluster.partition.status()["state"] == "majority"
+    sim.heal()
+    await sim.until(sim.all_connected, within_s=60)
+    await a.write("/x", b"new")
+    assert await c.read("/x") == b"new"
+    await sim.converge()
+    await sim.check()
+
+
+@pytest.mark.announce("read-only")
+async def test_of_two_equal_halves_one_goes_on(sim: Simulation) -> None:
+    """Promise 12."""
+    a, b = await sim.start_nodes(2, on_partition="readonly")
+    sim.partition([a], [b])
+    await sim.until(
+        lambda: a.node.cluster.leases.read_only or b.node.cluster.leases.read_only, within_s=10
+    )
+    await trio.sleep(2 * SESSION_LEASE_S)
+    first, second = sorted((a, b), key=lambda node: node.identity.node_id)
+    assert not first.node.cluster.leases.read_only
+    assert second.node.cluster.leases.read_only
+
+
+async def test_calls_need_not_wait_for_other_mounts(sim: Simulation) -> None:
+    """`--visibility async`: exclusive all the same."""
+    nodes = await sim.start_nodes(3, visibility="async", write_concern=1)
+    await nodes[0].mkdir("/d")
+    await sim.until(lambda: nodes[1].exists("/d"), within_s=10)
+    for node in nodes:
+        sim.slow(node, 0.2)
+    start_s = trio.current_time()
+    await nodes[0].write("/d/x", b"1")
+    assert trio.current_time() - start_s < 0.1
+    results = await together(*(partial(n.mkdir, "/d/lock") for n in nodes))
+    assert results.count(None) == 1
     await sim.converge()
