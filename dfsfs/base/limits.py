@@ -113,6 +113,7 @@ GC_CLOCK_S = 10.0  # how often the clock of grace periods is written down
 SCRUB_REST_MAX_S = 60.0  # a paced scrub looks again at least so often whether it is late
 CONTENDED_S = 5.0  # names of a directory that two mounts change at a time are not cached so long
 CONTENDED_MAX = 4096  # such directories
+INVALIDATION_PATIENCE_S = 0.02  # the same where names can be made to be looked up again instead
 INVALIDATION_TIMEOUT_S = 1.0  # a change is acknowledged even if the kernel has not yet forgotten
 KERNEL_CACHE_S = 3600.0  # entries and attributes; what changes is invalidated
 READER_PATIENCE_S = 0.5  # longest a change from elsewhere waits for a reader in the middle of a file

@@ -23,6 +23,12 @@ class Epoch:
     def __init__(self) -> None:
         self._connection = _find_connection()
         self.advances = 0
+        self.advance()
+
+    @property
+    def known(self) -> bool:
+        """Whether the kernel can be told."""
+        return self._connection is not None
 
     def advance(self) -> bool:
         """Every name is looked up again; False if this kernel cannot be told so."""

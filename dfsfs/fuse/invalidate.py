@@ -28,7 +28,11 @@ from collections.abc import Callable
 import pyfuse3
 import trio
 
-from dfsfs.base.limits import INVALIDATION_TIMEOUT_S, INVALIDATIONS_MAX
+from dfsfs.base.limits import (
+    INVALIDATION_PATIENCE_S,
+    INVALIDATION_TIMEOUT_S,
+    INVALIDATIONS_MAX,
+)
 from dfsfs.base.types import InodeId
 from dfsfs.fuse.epoch import Epoch
 
@@ -237,11 +241,16 @@ class KernelInvalidator:
 
     async def settled(self) -> None:
         """Wait for everything not busy that was asked for until now; not for long."""
-        with trio.move_on_after(INVALIDATION_TIMEOUT_S) as scope:
+        patience_s = INVALIDATION_PATIENCE_S if self._epoch.known else INVALIDATION_TIMEOUT_S
+        with trio.move_on_after(patience_s) as scope:
             await self._idle.settled()
         if scope.cancelled_caught:
+            # A process may hold a directory's lock and wait for that of another, in which a handler
+            # of ours waits: only the kernel knows. Names are safe by the epoch; pages, because
+            # whoever opens a file while its are pending has them dropped.
             self.timeouts += 1
-            log.info("the kernel takes longer than %.1f s to forget", INVALIDATION_TIMEOUT_S)
+            if not self._epoch.advance():
+                log.info("the kernel takes longer than %.1f s to forget", patience_s)
 
     def close(self) -> None:
         """The mount is gone."""

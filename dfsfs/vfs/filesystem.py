@@ -280,16 +280,16 @@ class Filesystem:
 
     async def unlink(self, parent: InodeId, name: bytes) -> None:
         """Remove a name that is not a directory's."""
-        await self._lease_all(lambda: self._removal_of(parent, name), (parent,))
+        locked = await self._lease_all(lambda: self._removal_of(parent, name))
         removed = self._own(((parent, name),), self._namespace.unlink, parent, name)
         self._removed(removed)
-        await self._publish(parent, removed.inode)
+        await self._publish(*locked)
 
     async def rmdir(self, parent: InodeId, name: bytes) -> None:
         """Remove an empty directory."""
-        await self._lease_all(lambda: self._removal_of(parent, name), (parent,))
-        removed = self._own(((parent, name),), self._namespace.rmdir, parent, name)
-        await self._publish(parent, removed.inode)
+        locked = await self._lease_all(lambda: self._removal_of(parent, name))
+        self._own(((parent, name),), self._namespace.rmdir, parent, name)
+        await self._publish(*locked)
 
     async def rename(
         self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int = 0
@@ -301,9 +301,7 @@ class Filesystem:
         """
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise Invalid(f"rename flags {flags}")
-        await self._lease_all(
-            lambda: self._move_of(parent, name, new_parent, new_name), (parent, new_parent)
-        )
+        locked = await self._lease_all(lambda: self._move_of(parent, name, new_parent, new_name))
         removed = self._own(
             ((parent, name), (new_parent, new_name)),
             self._namespace.rename,
@@ -316,7 +314,7 @@ class Filesystem:
         )
         if removed is not None:
             self._removed(removed)
-        await self._publish(parent, new_parent)
+        await self._publish(*locked)
 
     def _removed(self, removed: Removed) -> None:
         if removed.nlink == 0:
@@ -569,32 +567,28 @@ class Filesystem:
     async def _lease(self, inodes: tuple[InodeId, ...]) -> None:
         """Return when these may be changed; the kernel has locked them."""
         if not self._leases.held(inodes):
-            self._kernel.begin(inodes)
-            try:
-                await self._leases.acquire(inodes)
-            finally:
-                self._kernel.end(inodes)
+            await self._acquire(inodes)
 
-    async def _lease_all(
-        self, wanted: Callable[[], tuple[InodeId, ...]], locked: tuple[InodeId, ...]
-    ) -> None:
-        """Return when everything that `wanted` finds may be changed.
+    async def _acquire(self, inodes: tuple[InodeId, ...]) -> None:
+        self._kernel.begin(inodes)
+        try:
+            await self._leases.acquire(inodes)
+        finally:
+            self._kernel.end(inodes)
+
+    async def _lease_all(self, wanted: Callable[[], tuple[InodeId, ...]]) -> tuple[InodeId, ...]:
+        """Return when everything that `wanted` finds may be changed; the kernel has locked it.
 
         It looks again after every wait: what a name meant may have changed meanwhile.
         """
         inodes = wanted()
-        if self._leases.held(inodes):
-            return
-        while True:
-            self._kernel.begin(locked)
-            try:
-                await self._leases.acquire(inodes)
-            finally:
-                self._kernel.end(locked)
+        while not self._leases.held(inodes):
+            await self._acquire(inodes)
             again = wanted()
             if set(again) <= set(inodes):
-                return
+                return inodes
             inodes = again
+        return inodes
 
     def _removal_of(self, parent: InodeId, name: bytes) -> tuple[InodeId, ...]:
         """The directory, and what loses the name: nobody creates in it or writes it meanwhile."""
