@@ -34,6 +34,7 @@ from dfsfs.cluster.gc import SCHEMA_VERSION as GC_SCHEMA_VERSION
 from dfsfs.cluster.members import SCHEMA as MEMBERS_SCHEMA
 from dfsfs.cluster.members import SCHEMA_VERSION as MEMBERS_SCHEMA_VERSION
 from dfsfs.config import Config
+from dfsfs.conflicts import Conflicts
 from dfsfs.content import HashingUpload, content_key, fold
 from dfsfs.crdt import HybridClock
 from dfsfs.keys import Keys
@@ -294,6 +295,9 @@ class Node:
             self.cluster.publication,
             self.cluster.leases,
         )
+        self._conflicts = Conflicts(
+            self.namespace, self._keys, self.cluster.leases, self.cluster.publication
+        )
         self._checkpointer = Checkpointer(
             self.world, [self._database, self._members_database, self._gc_database]
         )
@@ -460,9 +464,16 @@ class Node:
         """Capacity of the network at the replication factor (promise 3)."""
         members = [member for member in self.members.current() if member.weight > 0]
         copies = max(1, min(self.config.replicas, len(members)))
-        capacity = sum(member.weight for member in members) * MIB // copies
-        used = sum(min(member.used, member.weight) for member in members) * MIB // copies
-        return Space(capacity_bytes=capacity, free_bytes=capacity - used)
+        capacity = used = 0
+        for member in members:
+            if member.node == self.identity.node_id:  # what members tell of themselves is older
+                usage = self.store.usage()
+                capacity += usage.capacity_bytes
+                used += usage.block_bytes
+            else:
+                capacity += member.weight * MIB
+                used += min(member.used, member.weight) * MIB
+        return Space(capacity_bytes=capacity // copies, free_bytes=(capacity - used) // copies)
 
     # -- the library (admin.Operator) -----------------------------------------------------------
 
@@ -545,6 +556,10 @@ class Node:
             return upkeep.check(repair=bool(arguments.get("repair")))
         if task == "drain":
             return upkeep.drain(stay=bool(arguments.get("stay")))
+        if task == "conflicts":
+            return self._conflicts.list()
+        if task == "resolve":
+            return self._conflicts.resolve(arguments["key"], arguments["keep"])
         if task == "peers":
             return upkeep.change_member(str(arguments["name"]), back=bool(arguments.get("back")))
         raise NotSupported(f"no task is called {task}")

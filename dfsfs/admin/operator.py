@@ -97,8 +97,11 @@ class Operator(Protocol):
 
         `gc` (dry_run): what was unreferenced and removed. `scrub` (key, or none for all blocks
         here): blocks good, mended, lost, absent. `fsck` (repair): reports have `finding` and
-        `mended`, the result counts them. `drain` (stay): `drained`, `nobody` or `stays`. `peers` (name, back):
-        removes a member or takes it back.
+        `mended`, the result counts them. `drain` (stay): `drained`, `nobody` or `stays`. `peers`
+        (name, back): removes a member or takes it back.
+
+        `conflicts`: reports have `conflict` (path, original, writer, time_us, mine, theirs); the result
+        counts them. `resolve` (key, keep: mine, theirs or both): `kept`, the names that are left.
 
         Raises:
             NotFound: no such member or file. NotSupported: no such task.

@@ -484,8 +484,11 @@ class SegmentStore:
     async def close(self) -> None:
         """Flush, so that the next start has nothing to verify, and release the files."""
         if self._failure is None:
-            await self._reclaim()
-            await self.sync()
-            self._index.note_synced(self._active, self._index.indexed(self._active), now=True)
+            try:
+                await self._reclaim()
+                await self.sync()
+                self._index.note_synced(self._active, self._index.indexed(self._active), now=True)
+            except DfsError as error:
+                log.info("not closed in order, the next start looks at more: %s", error)
         self._index.close()
         self._files.close()

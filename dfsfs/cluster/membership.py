@@ -39,6 +39,7 @@ from dfsfs.base.limits import (
     RECONNECT_MAX_S,
     RECONNECT_MIN_S,
     RETURN_S,
+    STABLE_S,
     SUSPECT_S,
 )
 from dfsfs.base.types import NodeId
@@ -205,13 +206,19 @@ class Membership:
         self._up_at_s[node] = self._world.now_s()
         dialing = self._dialing.get(node)
         if dialing is not None:
-            dialing.backoff_s, dialing.last_error = RECONNECT_MIN_S, ""
+            dialing.last_error = ""
         await self._gossip(session)
 
     def session_down(self, node: NodeId) -> None:
-        """A session ended: redial soon."""
-        self._lost_at_s[node] = self._world.now_s()
-        self._dialing.pop(node, None)
+        """A session ended: redial soon, unless it did not last, such as when a disk is full."""
+        now_s = self._world.now_s()
+        self._lost_at_s[node] = now_s
+        if now_s - self._up_at_s.get(node, now_s) >= STABLE_S:
+            self._dialing.pop(node, None)
+        else:
+            dialing = self._dialing.setdefault(node, _Dialing())
+            dialing.next_at_s = now_s + self._world.random.uniform(0.5, 1.0) * dialing.backoff_s
+            dialing.backoff_s = min(dialing.backoff_s * 2, RECONNECT_MAX_S)
         self._wake.set()
 
     def state_of(self, node: NodeId) -> str:
@@ -301,10 +308,9 @@ class Membership:
         records = [member.to_wire() for member in self._table.all()]
         try:
             reply = await session.call(METHOD_GOSSIP, records, deadline_s=CALL_TIMEOUT_S)
+            self._merge(reply.body)
         except DfsError as error:
             log.debug("gossip with %s: %s", session.peer.name, error)
-            return
-        self._merge(reply.body)
 
     async def _answer_gossip(self, session: Session, request: Request) -> Reply:
         self._merge(request.body)
