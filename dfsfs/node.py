@@ -10,7 +10,6 @@ put in front of it by `cli`. Crash-only: what must survive is durable when it is
 stop only closes files. Starting is recovering.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
@@ -24,13 +23,14 @@ from dfsfs import __version__
 from dfsfs.admin import Key, Listing
 from dfsfs.base.errors import Full, NotSupported, Unavailable
 from dfsfs.base.limits import JOIN_TIMEOUT_S, OVERTAKEN_WAIT_S, STORE_FULL_BYTES
-from dfsfs.base.types import ORIGIN_MAX, Buffer, ContentRef, DigestKind, Origin
+from dfsfs.base.types import Buffer, ContentRef, DigestKind
 from dfsfs.base.units import MIB
 from dfsfs.blocks import SegmentStore
 from dfsfs.cluster import Cluster, ClusterSettings, Member, MemberTable
 from dfsfs.cluster.drain import is_draining
 from dfsfs.cluster.gc import SCHEMA as GC_SCHEMA
 from dfsfs.cluster.gc import SCHEMA_VERSION as GC_SCHEMA_VERSION
+from dfsfs.cluster.incarnation import present_origin, take_next
 from dfsfs.cluster.members import SCHEMA as MEMBERS_SCHEMA
 from dfsfs.cluster.members import SCHEMA_VERSION as MEMBERS_SCHEMA_VERSION
 from dfsfs.config import Config
@@ -150,12 +150,8 @@ class Node:
         return True
 
     def _next_incarnation(self) -> None:
-        """Another one than any that was ever used, as far as peers know."""
         used = self.cluster.exchange.used_origins | set(self.namespace.have())
-        incarnation = int(self.members.fact("incarnation") or b"0")
-        while self._origin_of(incarnation) in used:
-            incarnation += 1
-        self.members.set_fact("incarnation", b"%d" % incarnation)
+        take_next(self.members, used)
 
     async def __aexit__(
         self,
@@ -226,7 +222,7 @@ class Node:
     def _build(self) -> None:
         config = self.config
         self.members = MemberTable(self._members_database, self.identity.node_id)
-        self.origin = self._choose_origin()
+        self.origin = present_origin(self.members)
         self.network = network_id(self.key) if self.key else INSECURE_NETWORK
         self.endpoint = Endpoint(
             self.world,
@@ -315,24 +311,6 @@ class Node:
                 self.urls.append(await self.endpoint.listen(free))
 
     # -- what the parts ask of the whole --------------------------------------------------------
-
-    def _choose_origin(self) -> Origin:
-        """This incarnation's number: from the node key, so that nobody needs to hand it out."""
-        incarnation = int(self.members.fact("incarnation") or b"0")
-        while True:
-            number = self._origin_of(incarnation)
-            taken = any(
-                member.origin == number and member.node != self.identity.node_id
-                for member in self.members.all()
-            )
-            if number and not taken:
-                self.members.set_fact("incarnation", b"%d" % incarnation)
-                return number
-            incarnation += 1
-
-    def _origin_of(self, incarnation: int) -> Origin:
-        seed = self.identity.node_id + incarnation.to_bytes(4, "big")
-        return Origin(int.from_bytes(hashlib.sha256(seed).digest()[:3], "big") & ORIGIN_MAX)
 
     def _known_digest(self) -> DigestKind | None:
         raw = self.members.fact("digest")

@@ -17,20 +17,18 @@ from dfsfs.base.limits import OFFER_COUNT_MAX, SYNC_TIMEOUT_S
 from dfsfs.base.types import ContentRef, Digest, InodeId, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockStore, Pins
-from dfsfs.cluster.cache import CacheKeeper
 from dfsfs.cluster.exchange import METHOD as METHOD_ROWS
 from dfsfs.cluster.exchange import Exchange
-from dfsfs.cluster.fetch import Fetcher
 from dfsfs.cluster.gc import ContentsInUse
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.partition import PartitionWatch
 from dfsfs.cluster.publication import METHOD_SYNC, Publication
-from dfsfs.cluster.replicate import Replicator, offer
+from dfsfs.cluster.replicate import offer
 from dfsfs.cluster.serve import BlockService
 from dfsfs.cluster.settings import ClusterSettings
-from dfsfs.cluster.storage import ClusterStorage
+from dfsfs.cluster.storage import assemble_storage
 from dfsfs.cluster.upkeep import Upkeep
 from dfsfs.content import walk
 from dfsfs.namespace import Change, Namespace
@@ -100,38 +98,17 @@ class Cluster:
         members.watch(lambda member: self._peers_changed())
         self.exchange = Exchange(namespace, self.publication, self.leases, applied=applied)
         self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
-        self.replicator = Replicator(
+        parts = assemble_storage(
             world,
-            store,
-            endpoint,
-            members,
-            self.publication,
-            copies=settings.copies,
-            concern=settings.concern,
-            strict=settings.strict,
-        )
-        self.cache = CacheKeeper(
             store,
             pins,
             endpoint,
             members,
-            self.replicator,
-            copies=settings.copies,
-            bytes_max=settings.cache_bytes_max,
+            self.publication,
+            settings,
             is_unreferenced=self._is_unreferenced,
         )
-        self.fetcher = Fetcher(
-            world,
-            store,
-            endpoint,
-            members,
-            timeout_s=settings.fetch_timeout_s,
-            keeps=self.cache.keeps,
-            kept=self.cache.kept,
-        )
-        self.storage = ClusterStorage(
-            store, pins, self.fetcher, self.replicator, self.cache, kind=settings.kind
-        )
+        self.replicator, self.cache, self.fetcher, self.storage = parts
         self.membership = Membership(
             world,
             members,

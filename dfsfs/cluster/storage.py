@@ -1,14 +1,20 @@
 """The blocks of the whole network, as if they were here: `Storage` over a store and peers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from dfsfs.base.errors import Corrupt, DfsError, NotFound
 from dfsfs.base.types import Buffer, Digest, DigestKind, digest_text
 from dfsfs.blocks import BlockStore, Pins, Upload
 from dfsfs.cluster.cache import CacheKeeper
 from dfsfs.cluster.fetch import Fetcher
+from dfsfs.cluster.members import MemberTable
+from dfsfs.cluster.publication import Publication
 from dfsfs.cluster.replicate import ReplicatedUpload, Replicator
+from dfsfs.cluster.settings import ClusterSettings
+from dfsfs.net import Endpoint
+from dfsfs.runtime import World
 
 log = logging.getLogger(__name__)
 
@@ -100,3 +106,57 @@ class ClusterStorage:
         else:
             self.mended_blocks += 1
         return block
+
+
+class StorageParts(NamedTuple):
+    """What a storage over peers is made of; the cluster runs the first three."""
+
+    replicator: Replicator
+    cache: CacheKeeper
+    fetcher: Fetcher
+    storage: ClusterStorage
+
+
+def assemble_storage(
+    world: World,
+    store: BlockStore,
+    pins: Pins,
+    endpoint: Endpoint,
+    members: MemberTable,
+    publication: Publication,
+    settings: ClusterSettings,
+    *,
+    is_unreferenced: Callable[[Digest], bool],
+) -> StorageParts:
+    """Make the storage of a node, and its parts."""
+    replicator = Replicator(
+        world,
+        store,
+        endpoint,
+        members,
+        publication,
+        copies=settings.copies,
+        concern=settings.concern,
+        strict=settings.strict,
+    )
+    cache = CacheKeeper(
+        store,
+        pins,
+        endpoint,
+        members,
+        replicator,
+        copies=settings.copies,
+        bytes_max=settings.cache_bytes_max,
+        is_unreferenced=is_unreferenced,
+    )
+    fetcher = Fetcher(
+        world,
+        store,
+        endpoint,
+        members,
+        timeout_s=settings.fetch_timeout_s,
+        keeps=cache.keeps,
+        kept=cache.kept,
+    )
+    storage = ClusterStorage(store, pins, fetcher, replicator, cache, kind=settings.kind)
+    return StorageParts(replicator, cache, fetcher, storage)
