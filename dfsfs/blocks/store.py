@@ -92,7 +92,7 @@ class SegmentStore:
         self._loading: dict[Digest, trio.Event] = {}  # blocks being read to be verified
         self._failure: DfsError | None = None
         self._flush_lock = trio.Lock()
-        self._reclaiming = False
+        self._reclaiming = trio.Lock()
         self._folding = False
         self._appends = Batcher[_Arrival, bool](
             self._append,
@@ -410,7 +410,7 @@ class SegmentStore:
             await self._fold()
             was_here = not self.pins.is_pinned(digest) and self._index.remove(digest)
         self._bad.pop(digest, None)
-        if (
+        if not self._reclaiming.locked() and (
             self._index.garbage_bytes >= RECLAIM_BYTES_MAX
             or len(self._index.garbage) >= RECLAIM_COUNT_MAX
         ):
@@ -421,12 +421,10 @@ class SegmentStore:
 
     async def _reclaim(self) -> None:
         """Give the space of removed records back to the disk."""
-        garbage, empty = list(self._index.garbage), self._index.unused(self._active)
-        if self._reclaiming or not (garbage or empty):
-            await trio.lowlevel.checkpoint()
-            return
-        self._reclaiming = True
-        try:
+        async with self._reclaiming:
+            garbage, empty = list(self._index.garbage), self._index.unused(self._active)
+            if not (garbage or empty):
+                return
             # Until the removals are flushed a power cut would bring their rows back.
             await self._flushing(self._index.sync)
             for number in sorted({item.segment for item in garbage} - set(empty)):
@@ -440,11 +438,9 @@ class SegmentStore:
                 self._verified.forget(number)
                 self._unsynced.pop(number, None)
             self._index.reclaimed(garbage, empty)
-        finally:
-            self._reclaiming = False
 
     async def _make_room(self) -> None:
-        """Give back what can be given back at once."""
+        """Give back what can be given back at once, or wait for whoever is doing that."""
         await self._reclaim()
         if self._index.log_bytes() > STORE_WAL_KEPT_BYTES:
             await self._fold()
@@ -478,7 +474,8 @@ class SegmentStore:
             block_count=self._index.blocks,
             block_bytes=self._index.bytes,
             disk_bytes=self._used(),
-            capacity_bytes=self._index.bytes + max(self._room(), 0),
+            # Garbage is given back as soon as it is needed: it counts as free.
+            capacity_bytes=self._index.bytes + max(self._room() + self._index.garbage_bytes, 0),
         )
 
     async def close(self) -> None:
