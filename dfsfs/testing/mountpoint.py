@@ -26,7 +26,7 @@ from typing import Any, Self
 import trio
 
 from dfsfs.base.limits import ROWS_BATCH_BYTES_MAX
-from dfsfs.base.types import ROOT_INODE, DigestKind, FileKind, InodeId, Origin
+from dfsfs.base.types import ROOT_INODE, Buffer, DigestKind, FileKind, InodeId, Origin
 from dfsfs.base.units import MIB
 from dfsfs.blocks import LocalStorage, SegmentStore
 from dfsfs.content import ContentWriter, inline_ref
@@ -180,9 +180,21 @@ class HeldPublication:
 
 
 class TestFilesystem(Filesystem):
-    """A filesystem with bugs on demand."""
+    """A filesystem with bugs on demand, which counts what a write costs."""
 
     __test__ = False
+    writes = 0
+    xattrs_asked = 0
+
+    def write_nowait(self, number: int, offset: int, data: Buffer) -> bool:
+        """As usual, counted."""
+        self.writes += 1
+        return super().write_nowait(number, offset, data)
+
+    def getxattr(self, inode: InodeId, name: bytes) -> bytes:
+        """As usual, counted."""
+        self.xattrs_asked += 1
+        return super().getxattr(inode, name)
 
     def lookup(self, parent: InodeId, name: bytes) -> Inode:
         """As usual, but for names that ask for an exception."""
@@ -226,6 +238,8 @@ class Child:
             return self.publication.waiting
         if verb == "check":
             return self.namespace.check()
+        if verb == "requests":
+            return [self.filesystem.writes, self.filesystem.xattrs_asked]
         if verb == "contents_in_use":
             return len(list(self.filesystem.contents_in_use()))
         return await self._elsewhere(verb, arguments)

@@ -7,6 +7,7 @@ import array
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import socket
@@ -21,11 +22,13 @@ import pytest
 
 from dfsfs.base.limits import FILE_BYTES_MAX, LINKS_MAX
 from dfsfs.testing.mountpoint import MountedNode
+from dfsfs.testing.processes import ProcessNetwork, ProcessNode
 from tests.fuse.test_attributes import as_nobody, needs_root, reachable
 
 __all__ = ["reachable"]
 
 BIG = os.environ.get("DFS_BIG") == "1"
+PAGE = mmap.PAGESIZE
 PATH_MAX = 4096  # with the zero at its end
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -264,6 +267,28 @@ def test_holes_stay_holes(directory: Path, whole: int) -> None:
         assert path.read_bytes() == b"x" * (whole // 3) + bytes(whole - whole // 3)
 
 
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        (os.O_WRONLY, 0),
+        (os.O_WRONLY | os.O_APPEND, 0),
+        (os.O_RDWR | os.O_DIRECT, 1),
+        (os.O_RDWR, 1),
+    ],
+)
+def test_what_a_write_costs(node: MountedNode, directory: Path, flags: int, asked: int) -> None:
+    """One request; one more, for security.capability, through a handle that could be mapped."""
+    handle = os.open(directory / "file", flags | os.O_CREAT)
+    with mmap.mmap(-1, PAGE) as page:
+        os.writev(handle, [page])
+        before = node.ask("requests")
+        for _ in range(50):
+            os.writev(handle, [page])
+        after = node.ask("requests")
+    os.close(handle)
+    assert (after[0] - before[0], after[1] - before[1]) == (50, 50 * asked)
+
+
 # -- between processes --------------------------------------------------------------------------
 
 
@@ -479,6 +504,34 @@ def test_trusted_attributes_are_for_root(reachable: Path) -> None:
     assert as_nobody(look) == 0
     assert as_nobody(os.getxattr, path, "trusted.one") == errno.ENODATA
     assert as_nobody(os.setxattr, path, "trusted.one", b"2") == errno.EPERM
+
+
+def test_two_mounts_show_the_same_inodes(tmp_path: Path) -> None:
+    with ProcessNetwork(tmp_path) as network:
+        a, b = network.start("a"), network.start("b")
+        network.wait_connected()
+        for number in range(20):
+            (a.path / f"a{number}").write_bytes(bytes(number))
+            (b.path / f"b{number}").mkdir()
+        os.link(a.path / "a3", a.path / "b3" / "linked")
+
+        def numbers(node: ProcessNode) -> dict[str, tuple[int, int]]:
+            found = [path.lstat() for path in sorted(node.path.rglob("*"))]
+            names = [str(path.relative_to(node.path)) for path in sorted(node.path.rglob("*"))]
+            return {
+                name: (status.st_ino, status.st_nlink)
+                for name, status in zip(names, found, strict=True)
+            }
+
+        before = numbers(a)
+        assert len(before) == 41
+        assert before == numbers(b)
+        assert before["a3"] == before["b3/linked"]
+        a.stop()
+        b.stop()
+        b.start()
+        a.start("--bootstrap", b.address)
+        assert numbers(a) == numbers(b) == before
 
 
 def test_df(node: MountedNode) -> None:
