@@ -143,6 +143,7 @@ ROWS_MESSAGE_BYTES_MAX = 4 * MIB
 VECTOR_ENTRIES_MAX = 4096  # writers of one file, over all incarnations
 INODE_CACHE_COUNT = 16_384  # decoded inodes a namespace keeps
 ROWS_SLICE_BYTES = 64 * KIB  # of catching up at a time: applying it must not hold the loop long
+ROWS_SPARE_S = 0.02  # rows gather so long for a peer that no call waits for
 ROWS_REPORT_S = 2.0  # how often a receiver tells everything it holds
 GOSSIP_S = 5.0  # how often two nodes compare their member tables
 SUSPECT_S = 10.0  # a peer without a session is suspect for so long, then dead

@@ -36,6 +36,7 @@ from dfsfs.base.limits import (
     ROWS_BATCH_BYTES_MAX,
     ROWS_REPORT_S,
     ROWS_SLICE_BYTES,
+    ROWS_SPARE_S,
 )
 from dfsfs.base.types import ORIGIN_MAX, NodeId, Origin
 from dfsfs.cluster.lease import Grant, Request
@@ -93,6 +94,10 @@ class Exchange:
             try:
                 await sender.greet()
                 self._check_own_past(node, sender.held)
+                if not sender.level_with_all:
+                    # What newer rows have replaced is left out of a batch. So those must not be
+                    # lost to a power cut while the peer counts as having had the older ones.
+                    await self._publication.flush_local()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive_reports, session, sender)
                     while True:
@@ -106,6 +111,8 @@ class Exchange:
                             continue
                         if sender.level:
                             await sender.wait()
+                            if self._publication.is_spare(node):
+                                await trio.sleep(ROWS_SPARE_S)
                         elif not sender.ready and sender.caught_up:
                             sender.ready = True
                             await stream.send(["ready"])
@@ -297,6 +304,12 @@ class _Sender:
         _, positions = _checked_report(message.body)
         self.held = dict(positions)
         self._sent = dict(positions)
+
+    @property
+    def level_with_all(self) -> bool:
+        """Whether the peer has said that it holds everything that is here."""
+        have = self._namespace.have()
+        return all(self.held.get(origin, 0) >= position for origin, position in have.items())
 
     def push(self, batch: Batch) -> None:
         """A local commit. Dropped when too much waits: the database has it all."""

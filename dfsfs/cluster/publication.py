@@ -36,6 +36,11 @@ class PeerProgress:
     puts_acknowledged: int = 0  # blocks it stored for a write of ours ...
     puts_synced: int = 0  # ... and how many of them it has on stable storage
 
+    @property
+    def is_dirty(self) -> bool:
+        """Whether it holds blocks of ours that it has not flushed."""
+        return self.puts_synced < self.puts_acknowledged
+
 
 class Publication:
     """Positions and waiters of this node's own rows. Fed by `exchange` and `replicate`."""
@@ -117,9 +122,7 @@ class Publication:
         """
         chosen = self._flush_order()
         wanted = self._wanted()
-        # All that hold blocks not yet flushed there, and as many more as the rows need.
-        dirty = sum(peer.puts_synced < peer.puts_acknowledged for peer in chosen)
-        first = chosen[: max(dirty, wanted - 1)]
+        first, rest = chosen[: wanted - 1], chosen[wanted - 1 :]
         synced = [0]
         failed: list[DfsError] = []
 
@@ -129,27 +132,38 @@ class Publication:
             except DfsError as error:
                 failed.append(error)
 
-        async def flush_peer(peer: PeerProgress) -> None:
+        async def flush_peer(peer: PeerProgress, position: int) -> None:
             puts = peer.puts_acknowledged
             try:
                 await self._sync_peer(peer.node, position)
             except DfsError:
                 return  # it is replaced below, or missing in the count
             peer.puts_synced = max(peer.puts_synced, puts)
-            synced[0] += 1
+            synced[0] += position > 0
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flush_local)
             for peer in first:
-                nursery.start_soon(flush_peer, peer)
+                nursery.start_soon(flush_peer, peer, position)
+            for peer in rest:
+                if peer.is_dirty:  # blocks of ours, though the rows are safe without it
+                    nursery.start_soon(flush_peer, peer, 0)
             await self._wait_visible(position)
         if failed:
             raise failed[0]
-        for peer in chosen[len(first) :]:
+        for peer in rest:
             if 1 + synced[0] >= wanted:
                 break
-            await flush_peer(peer)
+            await flush_peer(peer, position)
         self._check(1 + synced[0])
+
+    async def flush_local(self) -> None:
+        """Flush this node's own blocks and rows.
+
+        Raises:
+            DfsError: the disk failed.
+        """
+        await self._sync_local()
 
     async def _wait_visible(self, position: int) -> None:
         if not self._peers or self._reach() >= position:
@@ -176,11 +190,21 @@ class Publication:
         return [peer for peer in self._peers.values() if peer.stores]
 
     def _flush_order(self) -> list[PeerProgress]:
-        """Storing peers: first those with blocks of ours to flush, then by node id."""
+        """Storing peers: those that get rows at once, then those with blocks of ours to flush."""
         return sorted(
             self._storing(),
-            key=lambda peer: (peer.puts_synced >= peer.puts_acknowledged, peer.node),
+            key=lambda peer: (self.is_spare(peer.node), not peer.is_dirty, peer.node),
         )
+
+    def is_spare(self, node: NodeId) -> bool:
+        """Whether calls return without this peer: mounts that they wait for anyway are enough.
+
+        So its rows may be sent to it a moment later, many at a time, which costs all nodes less.
+        """
+        peer = self._peers.get(node)
+        if peer is None or peer.mounts or not self._waits_for_mounts:
+            return False
+        return sum(other.mounts for other in self._storing()) >= self._wanted() - 1
 
     def _wanted(self) -> int:
         """Nodes, this one included, that should hold a write."""

@@ -141,3 +141,31 @@ async def test_a_failed_peer_is_replaced() -> None:
     disk.broken = {A, B}
     with pytest.raises(Unavailable):
         await p.durable(7)
+
+
+async def test_a_storage_peer_is_spare_when_mounts_meet_the_concern() -> None:
+    p = publication(Disk())
+    p.connected(A, mounts=False, stores=True, acknowledged=0)
+    assert not p.is_spare(A)  # the only one that can hold a second copy
+    p.connected(B, mounts=True, stores=True, acknowledged=0)
+    assert p.is_spare(A)
+    assert not p.is_spare(B)
+    p.disconnected(B)
+    assert not p.is_spare(A)
+
+
+async def test_durable_does_not_wait_for_rows_at_a_spare_peer() -> None:
+    positions: dict[NodeId, int] = {}
+
+    async def sync_peer(node: NodeId, position: int) -> None:
+        positions[node] = position
+        await trio.lowlevel.checkpoint()
+
+    p = Publication(concern=2, strict=True, sync_local=Disk().sync_local, sync_peer=sync_peer)
+    p.connected(A, mounts=False, stores=True, acknowledged=7)
+    p.connected(B, mounts=True, stores=True, acknowledged=7)
+    await p.durable(7)
+    assert positions == {B: 7}
+    p.block_stored(A)
+    await p.durable(7)
+    assert positions == {A: 0, B: 7}  # its blocks count, its rows are safe without it
