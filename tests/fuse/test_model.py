@@ -12,10 +12,12 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from dfsfs.testing.mountpoint import MountedNode
+from dfsfs.testing.processes import ProcessNetwork, read_whole
 
 STEPS = int(os.environ.get("DFS_FSX_STEPS", "20000")) // 2  # for each size of blocks
 SEED = int(os.environ.get("DFS_FSX_SEED", "2026"))
@@ -38,9 +40,8 @@ def node(
 class Model:
     """A file and what it must hold."""
 
-    def __init__(self, node: MountedNode, name: str, seed: int) -> None:
-        self.node = node
-        self.path = node.path / name
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path = path
         self.random = random.Random(seed)
         self.bytes = bytearray()
         self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT)
@@ -91,7 +92,7 @@ class Model:
             self.bytes.extend(bytes(offset - len(self.bytes)))
         self.bytes[offset : offset + len(data)] = data
 
-    def _equal(self, found: bytes, offset: int) -> None:
+    def expect(self, found: bytes, offset: int) -> None:
         expected = self.bytes[offset : offset + len(found)]
         if found == expected:
             return
@@ -161,7 +162,7 @@ class Model:
 
     def keep_mapping(self) -> None:
         """Map the file; the mapping stays over the steps that follow, the handle need not."""
-        self._unmap()
+        self.unmap()
         if self.bytes:
             self.mapped = mmap.mmap(self.handle, len(self.bytes))
 
@@ -174,14 +175,14 @@ class Model:
         self.note = f"[{offset}, +{size})"
         if size <= 0:
             return
-        self._equal(self.mapped[offset : offset + size], offset)
+        self.expect(self.mapped[offset : offset + size], offset)
         data = self.random.randbytes(size)
         self.mapped[offset : offset + size] = data
         self._put(offset, data)
         if self.random.random() < 0.3:
             self.mapped.flush()
 
-    def _unmap(self) -> None:
+    def unmap(self) -> None:
         if self.mapped is not None:
             self.mapped.close()
             self.mapped = None
@@ -217,7 +218,7 @@ class Model:
         offset, size = self._range()
         found = os.pread(self.handle, size, offset)
         assert len(found) == len(self.bytes[offset : offset + size])
-        self._equal(found, offset)
+        self.expect(found, offset)
 
     def direct_read(self) -> None:
         offset, size = self._range()
@@ -228,21 +229,21 @@ class Model:
             count = os.preadv(handle, [view[:size]], offset)
         os.close(handle)
         assert count == len(self.bytes[offset : offset + size])
-        self._equal(self._direct[:count], offset)
+        self.expect(self._direct[:count], offset)
 
     def map_read(self) -> None:
         offset, size = self._inside()
         if not size:
             return
         with mmap.mmap(self.handle, len(self.bytes), access=mmap.ACCESS_READ) as mapped:
-            self._equal(mapped[offset : offset + size], offset)
+            self.expect(mapped[offset : offset + size], offset)
 
     def size(self) -> None:
         assert os.fstat(self.handle).st_size == self.path.stat().st_size == len(self.bytes)
 
     def check(self) -> None:
         found = os.pread(self.handle, SIZE_MAX * 2, 0)
-        self._equal(found, 0)
+        self.expect(found, 0)
         assert len(found) == len(self.bytes)
 
     # -- closing ------------------------------------------------------------------------------
@@ -258,53 +259,104 @@ class Model:
         """Have the kernel forget its pages, so that the next reads are ours."""
         os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def remount(self) -> None:
-        self._unmap()
+    def finish(self) -> None:
+        self.unmap()
         os.close(self.handle)
-        self.node.stop()
+
+
+class Remounts:
+    """Steps that end the node below a model: in order, or as a power cut would."""
+
+    def __init__(self, model: Model, node: MountedNode) -> None:
+        self._model = model
+        self._node = node
+
+    def remount(self) -> None:
+        self._model.finish()
+        self._node.stop()
         self._start()
 
     def crash(self) -> None:
         """What was closed, and what was fsynced through a handle still open, survives."""
-        if self.mapped is not None:
-            self.mapped.flush()
-            self._unmap()
-        if self.random.random() < 0.5:
-            os.fsync(self.handle)
-            self.node.kill()
+        model = self._model
+        if model.mapped is not None:
+            model.mapped.flush()
+            model.unmap()
+        if model.random.random() < 0.5:
+            os.fsync(model.handle)
+            self._node.kill()
             with contextlib.suppress(OSError):  # ENOTCONN: nobody is there to flush
-                os.close(self.handle)
+                os.close(model.handle)
         else:
-            os.close(self.handle)
-            self.node.kill()
+            os.close(model.handle)
+            self._node.kill()
         self._start()
 
     def _start(self) -> None:
-        self.node.start()
-        self.handle = os.open(self.path, os.O_RDWR)
-        self.check()
+        self._node.start()
+        self._model.handle = os.open(self._model.path, os.O_RDWR)
+        self._model.check()
 
 
-@pytest.mark.timeout(max(300, STEPS // 20))
-def test_any_history_reads_as_a_bytearray(node: MountedNode) -> None:
-    model = Model(node, "file", SEED)
-    last: deque[str] = deque(maxlen=60)
-    steps = model.new_phase()
-    for number in range(STEPS):
-        if number % PHASE_STEPS == 0:
-            steps = model.new_phase() or steps
-        step = model.random.choice(steps)
-        if number % (STEPS // min(STEPS, 6 + STEPS // 5000)) == 0:
-            step = model.random.choice([model.remount, model.crash])
+class Run:
+    """A history of a model; a failure tells its seed and the steps before it."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        self._model = model
+        self._seed = seed
+        self._last: deque[str] = deque(maxlen=60)
+        self._usual = model.new_phase()
+        self._number = 0
+
+    def step(self, special: Callable[[], None] | None = None) -> None:
+        """One step: a usual one of the present phase, unless a special one is given."""
+        model = self._model
+        if self._number % PHASE_STEPS == 0:
+            self._usual = model.new_phase() or self._usual
+        step = special or model.random.choice(self._usual)
         model.note = ""
         try:
             step()
         except Exception as error:
-            last.append(f"{step.__name__} {model.note}")
-            history = "\n".join(last)
-            raise AssertionError(f"seed {SEED}, step {number}: {error}\n{history}") from error
-        last.append(f"{step.__name__} {model.note}")
-    model.remount()
-    model._unmap()
-    os.close(model.handle)
+            history = "\n".join([*self._last, f"{step.__name__} {model.note}"])
+            raise AssertionError(
+                f"seed {self._seed}, step {self._number}: {error}\n{history}"
+            ) from error
+        self._last.append(f"{step.__name__} {model.note}")
+        self._number += 1
+
+
+@pytest.mark.timeout(max(300, STEPS // 20))
+def test_any_history_reads_as_a_bytearray(node: MountedNode) -> None:
+    model = Model(node.path / "file", SEED)
+    remounts = Remounts(model, node)
+    run = Run(model, SEED)
+    rare = STEPS // min(STEPS, 6 + STEPS // 5000)
+    for number in range(STEPS):
+        ends = number % rare == 0
+        run.step(model.random.choice([remounts.remount, remounts.crash]) if ends else None)
+    remounts.remount()
+    model.finish()
     assert model.path.read_bytes() == model.bytes
+
+
+@pytest.mark.timeout(max(300, STEPS // 20))
+def test_another_mount_reads_every_version_that_was_closed(tmp_path: Path) -> None:
+    with ProcessNetwork(tmp_path) as network:
+        here, there = network.start("here"), network.start("there")
+        network.wait_connected()
+        model = Model(here.path / "file", SEED)
+        run = Run(model, SEED)
+
+        def look_elsewhere() -> None:
+            """After a close or an fsync, as close-to-open has it."""
+            if model.mapped is not None:
+                model.mapped.flush()
+            model.random.choice([model.sync, model.reopen])()
+            found = read_whole(there.path / "file")
+            assert len(found) == len(model.bytes) == (there.path / "file").stat().st_size
+            model.expect(found, 0)
+
+        for number in range(STEPS // 10):
+            run.step(look_elsewhere if number % 7 == 6 else None)
+        model.finish()
