@@ -1,0 +1,114 @@
+"""Golden vectors: the bodies of the messages between nodes, as their senders write them.
+
+They change only with a version of the protocol (doc/protocol.md): nodes of different releases meet
+in one network. Fields may be added at the end of lists: receivers ignore what they do not know.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+from dfsfs.base.codec import decode, encode
+from dfsfs.base.types import Buffer, Digest, DigestKind, InodeId, NodeId, Origin, digest_of
+from dfsfs.cluster.exchange import METHOD as METHOD_ROWS
+from dfsfs.cluster.exchange import _checked_report, _checked_rows, _send_batches, _wire_positions
+from dfsfs.cluster.fetch import METHOD_GET
+from dfsfs.cluster.lease import Grant, Request
+from dfsfs.cluster.members import Member
+from dfsfs.cluster.membership import METHOD_GOSSIP
+from dfsfs.cluster.publication import METHOD_SYNC
+from dfsfs.cluster.replicate import METHOD_LACKS, METHOD_OFFER, METHOD_PUT, offer
+from dfsfs.namespace import Batch
+from dfsfs.net import MessageStream, Reply, Session
+
+VECTORS = Path(__file__).with_name("messages.txt")
+DIGEST = digest_of(DigestKind.BLAKE3, b"block")
+OTHER = digest_of(DigestKind.SHA1, b"other")
+PEER = NodeId(b"p" * 32)
+
+
+class Recorder:
+    """Stands where a stream or a session would, and keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any, bytes]] = []
+
+    async def send(self, body: Any, payload: Buffer = b"") -> None:
+        """Of a message stream."""
+        self.sent.append((METHOD_ROWS, body, bytes(payload)))
+
+    async def call(
+        self, method: str, body: Any, payload: Buffer = b"", *, deadline_s: float
+    ) -> Reply:
+        """Of a session; the peer has the first digest and not the second."""
+        self.sent.append((method, body, bytes(payload)))
+        return Reply([OTHER])
+
+
+async def make() -> dict[str, bytes]:
+    """Every message, as this version writes it."""
+    recorder = Recorder()
+    batches = [Batch(Origin(7), 10, 12, b"rows"), Batch(Origin(1 << 22), 0, 1 << 50, b"more")]
+    await _send_batches(cast("MessageStream", recorder), batches)
+    assert await offer(cast("Session", recorder), [DIGEST, OTHER]) == [OTHER]
+    member = Member(
+        node=PEER,
+        name="näme",
+        origin=Origin(7),
+        version=1_700_000_000_000_000,
+        addresses=("tls://127.0.0.1:4000", "tls://[::1]:4000"),
+        weight=1024,
+        used=3,
+        mounts=True,
+    )
+    request, grant = Request(PEER, InodeId(1 << 41), 5), Grant(PEER, InodeId(1))
+    bodies: dict[str, Any] = {
+        f"{METHOD_GOSSIP} member": member.to_wire(),
+        f"{METHOD_ROWS} have": ["have", _wire_positions({Origin(7): 12, Origin(2): 1 << 50})],
+        f"{METHOD_ROWS} ready": ["ready"],
+        f"{METHOD_ROWS} level": ["level"],
+        f"{METHOD_ROWS} lease": ["lease", [[request.inode, request.stamp], [grant.inode]]],
+        f"{METHOD_GET}": [DIGEST],
+        f"{METHOD_PUT}": [DIGEST],
+        f"{METHOD_LACKS}": [DIGEST, OTHER],
+        f"{METHOD_SYNC}": [12],
+    }
+    vectors = {name: encode(body) for name, body in bodies.items()}
+    for method, body, payload in recorder.sent:
+        vectors[f"{method} {body[0]}" if method == METHOD_ROWS else method] = encode(body) + payload
+    return vectors
+
+
+def read() -> dict[str, bytes]:
+    """The recorded vectors: a name and hexadecimal a line."""
+    lines = VECTORS.read_text().splitlines()
+    return {
+        name: bytes.fromhex(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
+
+
+async def test_messages_are_as_recorded() -> None:
+    made = await make()
+    assert METHOD_OFFER in made
+    assert made == read(), "\n".join(f"{name} {data.hex()}" for name, data in made.items())
+
+
+def test_what_older_nodes_sent_is_understood() -> None:
+    assert _checked_report(["have", {7: 12}]) == ("have", {7: 12})
+    assert _checked_report(["ack", {7: 12}, "a field of later"]) == ("ack", {7: 12})
+    kind, batches = _checked_rows(["rows", [[7, 10, 12, 4]]], b"rows")
+    assert (kind, batches) == ("rows", [Batch(Origin(7), 10, 12, b"rows")])
+    wire = decode(read()["members.gossip member"], size_max=1 << 16)
+    assert Member.from_wire([*wire, "a field of later"]).to_wire() == wire
+
+
+def test_digests_are_as_recorded() -> None:
+    """The names of blocks must never change, on disk and on the wire."""
+    assert Digest(bytes.fromhex(DIGESTS["blake3"])) == DIGEST
+    assert Digest(bytes.fromhex(DIGESTS["sha1"])) == OTHER
+
+
+DIGESTS = {
+    "blake3": "01a98489a784bbc2177d6cb7324cc042f52f9d5104a6b675e4409b5f227dc68530",
+    "sha1": "03d0941e68da8f38151ff86a61fc59f7c5cf9fcaa2",
+}
