@@ -25,7 +25,7 @@ from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.partition import PartitionWatch
 from dfsfs.cluster.publication import METHOD_SYNC, Publication
-from dfsfs.cluster.replicate import offer
+from dfsfs.cluster.replicate import lacks
 from dfsfs.cluster.serve import BlockService
 from dfsfs.cluster.settings import ClusterSettings
 from dfsfs.cluster.storage import assemble_storage
@@ -248,7 +248,7 @@ class Cluster:
         self, session: Session, digests: list[Digest], counts: dict[NodeId, int]
     ) -> None:
         try:
-            missing = await offer(session, digests)
+            missing = await lacks(session, digests)
         except DfsError:
             return  # a node that cannot be asked is not counted
         counts[session.peer.node] += len(digests) - len(missing)

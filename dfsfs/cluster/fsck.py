@@ -17,7 +17,7 @@ from dfsfs.base.types import Digest, digest_text
 from dfsfs.blocks import BlockStore
 from dfsfs.cluster.members import MemberTable
 from dfsfs.cluster.references import all_contents, blocks_of, path_of, paths_of
-from dfsfs.cluster.replicate import offer
+from dfsfs.cluster.replicate import lacks
 from dfsfs.cluster.storage import ClusterStorage
 from dfsfs.content import NodeCache
 from dfsfs.namespace import Namespace
@@ -146,7 +146,7 @@ class Checker:
                     break
                 asked = missing[start : start + OFFER_COUNT_MAX]
                 try:
-                    lacking = set(await offer(session, asked))
+                    lacking = set(await lacks(session, asked))
                 except DfsError:
                     continue
                 held = set(asked) - lacking

@@ -107,13 +107,14 @@ class Collector:
         self._grace_s = grace_s
         self._contents_in_use = contents_in_use
         self._clock_s = float(database.value("SELECT now_s FROM clock"))
-        self._database.execute(
-            "UPDATE unreferenced SET found_s = max(found_s, ?)",
-            (int(self._clock_s - grace_s + grace_s / RESTART_DIVISOR),),
-        )
         self._written_s = self._clock_s
         self._ticked_at_s = world.now_s()
         self._noted = int(database.value("SELECT count(*) FROM unreferenced"))
+        if self._noted:
+            database.execute(
+                "UPDATE unreferenced SET found_s = max(found_s, ?)",
+                (int(self._clock_s - grace_s + grace_s / RESTART_DIVISOR),),
+            )
         self._phase = "idle"
         self._due_at_s = world.now_s() + self._period_s
         self._dry = False
@@ -313,7 +314,8 @@ class Collector:
         wanted = self._pins.all()
         for inode, content in list(self._contents_in_use()):
             try:
-                if content.root is None or self._namespace.get(inode).content == content:
+                found = self._namespace.get(inode)
+                if content.root is None or (found.nlink and found.content == content):
                     continue
             except NotFound:
                 pass

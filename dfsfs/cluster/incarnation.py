@@ -18,7 +18,8 @@ def present_origin(members: MemberTable) -> Origin:
     incarnation = _count(members)
     while not _is_free(members, origin := _number(members, incarnation)):
         incarnation += 1
-    members.set_fact(FACT, b"%d" % incarnation)
+    if incarnation != _count(members):
+        members.set_fact(FACT, b"%d" % incarnation)
     return origin
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfsfs.base.codec import decode, encode
-from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.errors import Full, RemoteProtocolError
 from dfsfs.base.limits import ADDRESSES_PER_MEMBER_MAX, MEMBERS_MAX, NODE_NAME_BYTES_MAX
 from dfsfs.base.types import ORIGIN_MAX, NodeId, Origin
 from dfsfs.base.units import KIB
@@ -224,10 +224,13 @@ class MemberTable:
                 continue
             self._members[record.node] = record
             news.append(record)
-            self._database.execute(
-                "INSERT OR REPLACE INTO member(node, record) VALUES(?, ?)",
-                (record.node, encode(record.to_wire())),
-            )
+            try:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO member(node, record) VALUES(?, ?)",
+                    (record.node, encode(record.to_wire())),
+                )
+            except Full as error:  # after a restart its own node tells it again
+                log.info("the record of %s is kept in memory only: %s", record.name, error)
         if news:
             self._rebuild()
             for record in news:

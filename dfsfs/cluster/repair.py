@@ -31,7 +31,7 @@ from dfsfs.base.types import Digest, NodeId
 from dfsfs.blocks import BlockStore
 from dfsfs.cluster.members import MemberTable
 from dfsfs.cluster.placement import Lack, lack_of, ranked
-from dfsfs.cluster.replicate import Replicator, offer
+from dfsfs.cluster.replicate import Replicator, lacks
 from dfsfs.net import Endpoint
 from dfsfs.runtime import Pace, WorkerStatus, World
 
@@ -213,7 +213,7 @@ class Repairer:
             answers[node] = None
             if session is not None:
                 try:
-                    answers[node] = set(await offer(session, asked[node]))
+                    answers[node] = set(await lacks(session, asked[node]))
                 except DfsError:
                     self._more = self._replicator.scan_wanted = True
 

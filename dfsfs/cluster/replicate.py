@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 METHOD_PUT = "blocks.put"
 METHOD_OFFER = "blocks.offer"
+METHOD_LACKS = "blocks.lacks"
 COPIERS = 4  # background copies under way at a time
 
 
@@ -236,8 +237,17 @@ class Replicator:
 
 
 async def offer(session: Session, digests: list[Digest]) -> list[Digest]:
-    """Which of these blocks the peer has not got."""
-    reply = await session.call(METHOD_OFFER, list(digests), deadline_s=CALL_TIMEOUT_S)
+    """Which of these blocks the peer has not got; it promises to keep the others for a while."""
+    return await _ask(session, METHOD_OFFER, digests)
+
+
+async def lacks(session: Session, digests: list[Digest]) -> list[Digest]:
+    """Which of these blocks the peer has not got, and nothing more."""
+    return await _ask(session, METHOD_LACKS, digests)
+
+
+async def _ask(session: Session, method: str, digests: list[Digest]) -> list[Digest]:
+    reply = await session.call(method, list(digests), deadline_s=CALL_TIMEOUT_S)
     wanted = reply.body if isinstance(reply.body, list) else []
     asked = set(digests)
     return [digest for digest in wanted if digest in asked]

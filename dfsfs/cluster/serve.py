@@ -8,6 +8,8 @@ process.
     blocks.put   [digest] + block    -> [was new]                 Full
     blocks.offer [digest, ...]       -> [those that are not here]   promises to keep the others: the
                                              grace period of what is unreferenced begins anew
+    blocks.lacks [digest, ...]       -> [those that are not here]   promises nothing: for repair, which
+                                             looks again, and would keep garbage alive for ever
     blocks.sync  [position]          -> []   everything put, and the caller's rows up to `position`,
                                              are on stable storage here
 """
@@ -30,7 +32,7 @@ from dfsfs.cluster.cache import CacheKeeper
 from dfsfs.cluster.exchange import Exchange
 from dfsfs.cluster.fetch import METHOD_GET
 from dfsfs.cluster.publication import METHOD_SYNC
-from dfsfs.cluster.replicate import METHOD_OFFER, METHOD_PUT
+from dfsfs.cluster.replicate import METHOD_LACKS, METHOD_OFFER, METHOD_PUT
 from dfsfs.net import Endpoint, Reply, Request, Session
 from dfsfs.runtime import World
 
@@ -58,6 +60,7 @@ class BlockService:
         endpoint.serve_calls(METHOD_GET, self.get)
         endpoint.serve_calls(METHOD_PUT, self.put)
         endpoint.serve_calls(METHOD_OFFER, self.offer)
+        endpoint.serve_calls(METHOD_LACKS, self.lacks)
         endpoint.serve_calls(METHOD_SYNC, self.sync)
 
     async def get(self, session: Session, request: Request) -> Reply:
@@ -88,21 +91,18 @@ class BlockService:
             pins.unpin(digest)
 
     async def offer(self, session: Session, request: Request) -> Reply:
-        """Say which of the offered blocks are not here."""
-        body = request.body
-        if not (
-            isinstance(body, list)
-            and len(body) <= OFFER_COUNT_MAX
-            and all(is_digest(item) for item in body)
-        ):
-            raise RemoteProtocolError("malformed offer")
+        """Say which of the offered blocks are not here, and keep the others."""
         missing = []
-        for digest in body:
+        for digest in _digests(request.body):
             if self._store.has(digest):
                 self._store.pins.promise(digest)
             else:
                 missing.append(digest)
         return Reply(missing)
+
+    async def lacks(self, session: Session, request: Request) -> Reply:
+        """Say which of these blocks are not here."""
+        return Reply([digest for digest in _digests(request.body) if not self._store.has(digest)])
 
     async def sync(self, session: Session, request: Request) -> Reply:
         """Flush, once the caller's rows up to a position were applied."""
@@ -118,6 +118,16 @@ class BlockService:
         if scope.cancelled_caught:
             raise DeadlineExceeded("the rows to flush have not come, or the disk is too slow")
         return Reply([])
+
+
+def _digests(body: Any) -> list[Digest]:
+    if not (
+        isinstance(body, list)
+        and len(body) <= OFFER_COUNT_MAX
+        and all(is_digest(item) for item in body)
+    ):
+        raise RemoteProtocolError("malformed list of blocks")
+    return body
 
 
 def _digest(body: Any) -> Digest:

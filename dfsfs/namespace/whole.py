@@ -1,9 +1,10 @@
 """Walks over the whole tree in pages: conflict copies, and contents that are in use."""
 
 from dfsfs.base.types import ContentRef, InodeId
-from dfsfs.namespace.conflicts import CONFLICT_MARK
+from dfsfs.namespace.conflicts import CONFLICT_MARK, siblings
 from dfsfs.namespace.reading import read_private
 from dfsfs.namespace.types import Conflict
+from dfsfs.namespace.working import read_slots
 from dfsfs.runtime import Database
 
 # The condition repeats that of the index link_conflict, word for word.
@@ -54,14 +55,13 @@ def read_contents(
     )
     found: list[tuple[InodeId, ContentRef]] = []
     for (inode,) in inodes:
-        found += [
-            (inode, ContentRef(*row))
-            for row in database.rows(
-                "SELECT size, root, inline, shift, stored FROM content WHERE inode=?"
-                " ORDER BY writer",
-                (inode,),
-            )
-        ]
+        rows = database.rows(
+            "SELECT size, root, inline, shift, stored FROM content WHERE inode=?", (inode,)
+        )
+        if len(rows) > 1:  # what another writer has replaced needs no blocks any more
+            found += [(inode, slot.content) for slot in siblings(read_slots(database, inode))]
+        else:
+            found += [(inode, ContentRef(*row)) for row in rows]
         private = read_private(database, inode)
         if private is not None:
             found.append((inode, ContentRef(*private["content"])))

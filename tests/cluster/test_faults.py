@@ -105,7 +105,15 @@ def write(path: Path, data: bytes, *, sync: bool) -> None:
 def small_disk(directory: Path) -> Iterator[Path]:
     """A file system of `DISK_BYTES` of its own, if this user may mount one."""
     directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", directory]
+    command: list[str | Path] = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={DISK_BYTES}",
+        "tmpfs",
+        directory,
+    ]
     if subprocess.run(command, check=False, capture_output=True).returncode != 0:
         pytest.skip("mounting a small disk needs root")
     try:
@@ -138,6 +146,8 @@ class Faults:
     def _kill(self) -> None:
         down = [node for node in self._nodes if not node.runs]
         if down:
+            # What starts on a disk without a single free byte may not get far.
+            (self._disk / "filler").unlink(missing_ok=True)
             down[0].start(*OPTIONS)
             self.done.append(f"start {down[0].name}")
             return

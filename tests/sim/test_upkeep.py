@@ -1,0 +1,230 @@
+"""Nothing that is needed goes, nothing that is not stays for ever: stories of the duties."""
+
+import random
+from typing import Any
+
+import pytest
+import trio
+
+from dfsfs.base.limits import RETURN_S
+from dfsfs.base.types import ROOT_INODE, Digest
+from dfsfs.base.units import KIB, MIB
+from dfsfs.testing.simnode import SimNode
+from dfsfs.testing.simulator import Simulation
+from dfsfs.vfs import Caller
+
+GRACE_S = 600.0
+
+
+def some_bytes(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def stored(node: SimNode) -> set[Digest]:
+    found: set[Digest] = set()
+    after: Digest | None = None
+    while page := node.node.store.page(after, 512):
+        found.update(page)
+        after = page[-1]
+    return found
+
+
+async def run_task(node: SimNode, task: str, **arguments: Any) -> dict[str, Any]:
+    """The last report of a task of the operator."""
+    last: dict[str, Any] = {}
+    async for report in node.node.upkeep(task, arguments):
+        last = report
+    return last
+
+
+async def test_what_nobody_refers_to_goes_after_its_grace_period(sim: Simulation) -> None:
+    """Promise 18."""
+    a, b, c = await sim.start_nodes(3, gc_grace_s=GRACE_S)
+    await a.write("/kept", some_bytes(MIB, 1))
+    await a.write("/shares", some_bytes(MIB, 1))
+    await sim.converge()
+    kept = stored(a)
+    await b.write("/gone", some_bytes(MIB, 2))
+    await b.write("/replaced", some_bytes(MIB, 3))
+    await sim.converge()
+    await c.unlink("/gone")
+    await c.unlink("/shares")
+    await c.write("/replaced", b"small now")
+    gone_at_s = trio.current_time()
+    while stored(a) != kept:
+        assert stored(a) >= kept
+        assert trio.current_time() - gone_at_s < 4 * GRACE_S
+        await trio.sleep(10)
+    assert trio.current_time() - gone_at_s >= GRACE_S
+    await sim.until(lambda: stored(b) == stored(c) == kept, within_s=2 * GRACE_S)
+    assert await c.read("/kept") == some_bytes(MIB, 1)
+    await sim.converge()
+    await sim.check()
+
+
+async def test_a_restart_neither_shortens_nor_resets_the_grace_period(sim: Simulation) -> None:
+    """Promise 18. However wrong the clock on the wall is."""
+    (a,) = await sim.start_nodes(1, gc_grace_s=GRACE_S)
+    await a.write("/gone", some_bytes(MIB))
+    await a.unlink("/gone")
+    begin_s = trio.current_time()
+    for _ in range(6):
+        await trio.sleep(GRACE_S / 8)
+        assert stored(a)
+        a.world.jump(10 * 365 * 86_400)
+        sim.crash(a)
+        await sim.restart(a)
+    await sim.until(lambda: not stored(a), within_s=2 * GRACE_S)
+    assert GRACE_S <= trio.current_time() - begin_s < 1.6 * GRACE_S
+
+
+async def test_a_block_that_is_written_again_begins_its_grace_anew(sim: Simulation) -> None:
+    """Promise 18: a write may find its block here already, noted as garbage long ago."""
+    a, b = await sim.start_nodes(2, gc_grace_s=GRACE_S)
+    data = some_bytes(MIB)
+    for turn in range(5):
+        await a.write(f"/{turn}", data)
+        await b.unlink(f"/{turn}")
+        await trio.sleep(0.8 * GRACE_S)
+        assert stored(a) == stored(b) != set()
+    await a.write("/last", data)
+    await trio.sleep(3 * GRACE_S)
+    assert await b.read("/last") == data
+    await sim.converge()
+    await sim.check()
+
+
+async def test_a_node_apart_collects_nothing(sim: Simulation) -> None:
+    """Promise 18: what it knows is old; who edits the file meanwhile needs the blocks."""
+    a, b, c = await sim.start_nodes(3, gc_grace_s=GRACE_S)
+    data = some_bytes(2 * MIB)
+    await a.write("/file", data)
+    await sim.converge()
+    sim.partition([a], [b, c])
+    await a.unlink("/file")
+    await b.append("/file", b"more")
+    before = stored(a)
+    await trio.sleep(5 * GRACE_S)
+    assert stored(a) == before
+    sim.heal()
+    await sim.converge(within_s=120)
+    assert await a.read("/file") == data + b"more"
+    await sim.check()
+
+
+async def test_an_open_file_keeps_its_blocks_everywhere(sim: Simulation) -> None:
+    """Promise 18: also those that the reader has not fetched yet."""
+    a, b, c = await sim.start_nodes(3, gc_grace_s=GRACE_S, replicas=2)
+    data = some_bytes(4 * MIB)
+    await a.write("/file", data)
+    await sim.converge()
+    filesystem = c.node.filesystem
+    inode = c.node.namespace.lookup(ROOT_INODE, b"file").inode
+    opened = await filesystem.open(inode, 0, Caller(uid=1000, gid=1000))
+    assert bytes(await filesystem.read(opened.number, 0, KIB)) == data[:KIB]
+    await a.unlink("/file")
+    await trio.sleep(5 * GRACE_S)
+    for offset in range(0, len(data), 128 * KIB):
+        piece = await filesystem.read(opened.number, offset, 128 * KIB)
+        assert bytes(piece) == data[offset : offset + 128 * KIB]
+    await filesystem.release(opened.number)
+    await sim.until(lambda: not (stored(a) | stored(b) | stored(c)), within_s=6 * GRACE_S)
+
+
+async def test_a_lost_node_is_replaced_and_a_returning_one_moves_little(sim: Simulation) -> None:
+    """Promise 10."""
+    nodes = await sim.start_nodes(4, replicas=2, repair_after_s=60.0, cache_bytes=0)
+    a, b, c, d = nodes
+    for number in range(6):
+        await a.write(f"/{number}", some_bytes(MIB, number))
+    await sim.converge()
+    held = stored(d)
+    sim.crash(d)
+    await trio.sleep(30)
+    assert a.node.members.absent == frozenset()  # not yet
+    await sim.until(
+        lambda: all(len([n for n in (a, b, c) if block in stored(n)]) >= 2 for block in held),
+        within_s=300,
+        what="two survivors hold every block of the lost node",
+    )
+    await sim.restart(d)
+    await sim.converge(within_s=300)
+    await trio.sleep(RETURN_S + 120)
+    # Placement is what it was: d keeps what it had, and surplus copies have gone again.
+    assert stored(d) == held
+    counts = [sum(block in stored(n) for n in nodes) for block in held]
+    assert set(counts) == {2}
+    await sim.converge()
+    await sim.check()
+
+
+async def test_a_node_that_flaps_moves_nothing(sim: Simulation) -> None:
+    """Promise 10."""
+    a, b, c, d = await sim.start_nodes(4, replicas=2, repair_after_s=300.0)
+    for number in range(4):
+        await a.write(f"/{number}", some_bytes(MIB, number))
+    await sim.converge()
+    before = [stored(node) for node in (a, b, c)]
+    for _ in range(5):
+        sim.crash(d)
+        await trio.sleep(60)
+        await sim.restart(d)
+        await trio.sleep(30)
+    assert [stored(node) for node in (a, b, c)] == before
+    await sim.converge()
+
+
+async def test_a_full_node_is_passed_over_at_once(sim: Simulation) -> None:
+    """Promises 8 and 16."""
+    a, b, c = await sim.start_nodes(3, mounts=2, replicas=2)
+    d = await sim.start_node(mount=False, replicas=2, capacity_bytes=64 * MIB, reserve_bytes=0)
+    await sim.until(sim.all_connected, within_s=60)
+    # Its share of blocks is more than it takes: the rest goes elsewhere, and every write returns.
+    filler = some_bytes(MIB)
+    for number in range(60):
+        await d.node.put(f"own{number}", _stream(filler + bytes([number])))
+    await sim.converge(within_s=600)
+    for number in range(40):
+        await a.write(f"/{number}", some_bytes(2 * MIB, number))
+    assert a.node.cluster.publication.short_writes == 0
+    assert d.node.store.usage().block_bytes <= 64 * MIB
+    for number in range(40):
+        assert await b.read(f"/{number}") == some_bytes(2 * MIB, number)
+    assert c.up
+
+
+async def _stream(data: bytes) -> Any:
+    yield data
+
+
+async def test_drained_means_everything_is_elsewhere(sim: Simulation) -> None:
+    a, b, c, d = await sim.start_nodes(4, replicas=2)
+    for number in range(4):
+        await a.write(f"/{number}", some_bytes(MIB, number))
+    await sim.converge()
+    assert await run_task(a, "drain") == {"result": "drained"}
+    everything = stored(a)
+    sim.crash(a)
+    assert everything <= stored(b) | stored(c) | stored(d)
+    for number in range(4):
+        assert await b.read(f"/{number}") == some_bytes(MIB, number)
+
+
+@pytest.mark.announce("was removed from the network")
+async def test_a_removed_member_stays_out_whatever_it_says_elsewhere(sim: Simulation) -> None:
+    a, b, c = await sim.start_nodes(3, replicas=2)
+    sim.partition([a], [b, c])
+    await run_task(a, "peers", name="c")
+    await trio.sleep(60)
+    c.node.cluster.membership.announce()  # in its own part of the world it is a good member
+    sim.heal()
+    member = c.identity.node_id
+    await sim.until(
+        lambda: member not in a.node.endpoint.sessions and member not in b.node.endpoint.sessions,
+        within_s=60,
+    )
+    await trio.sleep(60)
+    assert member not in a.node.endpoint.sessions
+    await run_task(b, "peers", name="c", back=True)
+    await sim.until(sim.all_connected, within_s=120)
+    await sim.converge()
