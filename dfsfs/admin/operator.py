@@ -100,8 +100,8 @@ class Operator(Protocol):
         `mended`, the result counts them. `drain` (stay): `drained`, `nobody` or `stays`. `peers`
         (name, back): removes a member or takes it back.
 
-        `conflicts`: reports have `conflict` (path, original, writer, time_us, mine, theirs); the result
-        counts them. `resolve` (key, keep: mine, theirs or both): `kept`, the names that are left.
+        `conflicts`: reports have `conflict` (path, original, writer, time_us, mine, theirs);
+        the result counts them. `resolve` (key, keep: mine, theirs or both): `kept`, the names left.
 
         Raises:
             NotFound: no such member or file. NotSupported: no such task.

@@ -205,6 +205,35 @@ def peers_add(name: str, state: Path | None) -> None:
     upkeep.change_member(name, state, back=True)
 
 
+@dfs.group(invoke_without_command=True)
+@json_option
+@state_option
+@click.pass_context
+def conflicts(context: click.Context, /, as_json: bool, state: Path | None) -> None:
+    """List conflict copies: what two sides of a partition made of one name, both versions."""
+    if context.invoked_subcommand is None:
+        from dfsfs.cli import upkeep
+
+        upkeep.list_conflicts(state, as_json=as_json)
+
+
+@conflicts.command("resolve")
+@click.argument("path")
+@click.option(
+    "--keep",
+    type=click.Choice(["mine", "theirs", "both"]),
+    required=True,
+    help="mine: the file that has the name now; theirs: the conflict copy, which gets the name;"
+    " both: the copy becomes an ordinary file beside it.",
+)
+@state_option
+def conflicts_resolve(path: str, keep: str, state: Path | None) -> None:
+    """End the conflict at PATH: the conflict copy, or the file it stands beside."""
+    from dfsfs.cli import upkeep
+
+    upkeep.resolve_conflict(path, state, keep=keep)
+
+
 def main() -> None:
     """The console script."""
     run_program(dfs, "dfs")

@@ -22,7 +22,7 @@ def listing_line(entry: Listing, *, long: bool, escape: bool) -> bytes:
     line = name + _SUFFIX.get(entry.kind, b"")
     if long:
         mode = stat.filemode(entry.mode | (entry.kind << 12))
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.mtime_ns // 1_000_000_000))
+        when = _time_text(entry.mtime_ns)
         facts = f"{mode} {entry.nlink:>3} {entry.uid:>5} {entry.gid:>5} {entry.size:>13} {when} "
         line = facts.encode() + line
         if entry.kind is FileKind.SYMLINK:
@@ -98,6 +98,26 @@ def status_text(status: dict[str, Any]) -> str:
             f"{worker['name']} failed {worker['failures']} times, last: {worker['last_failure']}"
             for worker in troubled
         )
+    return "\n".join(lines)
+
+
+def _time_text(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // 1_000_000_000))
+
+
+def conflict_text(conflict: dict[str, Any]) -> str:
+    """One conflict copy and what it stands beside."""
+    lines = [conflict["path"]]
+    for what, path, version in (
+        ("mine", conflict["original"], conflict["mine"]),
+        (f"theirs, from {conflict['writer']}", conflict["path"], conflict["theirs"]),
+    ):
+        if version is None:
+            lines.append(f"    {what}: nothing is at {path} now")
+        else:
+            when = _time_text(version["mtime_ns"])
+            size = byte_text(version["size"]) if version["kind"] == "regular" else version["kind"]
+            lines.append(f"    {what}: {size}, {when}")
     return "\n".join(lines)
 
 

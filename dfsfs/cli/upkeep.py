@@ -1,4 +1,4 @@
-"""`dfs gc`, `scrub`, `fsck`, `drain` and `peers`: start a task of the node, show how it goes.
+"""`dfs gc`, `scrub`, `fsck`, `drain`, `peers`, `conflicts`: start a task of the node, show it.
 
 Exit statuses of `fsck` are those of fsck(8): 0 clean, 1 mended, 4 something left, 8 it could not
 run. The others end with 0, or 4 if something is not as it should be: `scrub` if a block has no good
@@ -77,6 +77,19 @@ def change_member(name: str, state: Path | None, *, back: bool) -> None:
     print(f"{result['name']} {'is a member again' if back else 'is removed'}")
 
 
+def list_conflicts(state: Path | None, *, as_json: bool) -> None:
+    """Print every conflict copy with both versions."""
+    result = trio.run(_run, state, "conflicts", {}, as_json)
+    if not as_json and not result["conflicts"]:
+        print("no conflicts")
+
+
+def resolve_conflict(path: str, state: Path | None, *, keep: str) -> None:
+    """Keep one version of a name, or both under ordinary names."""
+    result = trio.run(_run, state, "resolve", {"path": path, "keep": keep}, False)
+    print("kept " + ", ".join(result["kept"]))
+
+
 async def _run(state: Path | None, task: str, arguments: dict[str, Any], as_json: bool) -> Any:
     """Run a task to its end; its result. Progress goes to a terminal, findings to the output."""
     async with connect_control(control_path(state)) as node:
@@ -99,6 +112,8 @@ def _show(report: dict[str, Any]) -> None:
     live = sys.stderr.isatty()
     if live:
         print("\r\x1b[K", end="", file=sys.stderr)
+    if "conflict" in report:
+        print(output.conflict_text(report["conflict"]))
     if "finding" in report:
         print(f"{'mended' if report['mended'] else 'LEFT'}: {report['finding']}")
     for block, paths in report.get("lost", {}).items():

@@ -19,7 +19,6 @@ Threads share with the loop only the two lanes, behind one lock that is never he
 is called. A thread stuck in the kernel ends when the mount does.
 """
 
-import contextlib
 import logging
 import threading
 from collections import OrderedDict
@@ -223,16 +222,25 @@ class KernelInvalidator:
         for target in withdrawn:
             self._busy.ask(target)
 
-    def attributes(self, inode: InodeId) -> None:
+    def attributes(self, inode: InodeId) -> bool:
         """Forget attributes, now."""
-        # OSError: the kernel does not know the inode, or the mount is gone.
-        with contextlib.suppress(OSError):
+        try:
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
+        except FileNotFoundError:
+            # We have answered a lookup of it, so either it was forgotten, or the process that asked
+            # has not run yet to take the answer in; then it comes to be known with old attributes.
+            if not self._epoch.advance():
+                self._idle.ask((inode, None))
+            return False
+        except OSError:
+            pass  # the mount is gone
+        return True
 
-    def pages(self, inode: InodeId, *, busy: bool) -> None:
+    def pages(self, inode: InodeId, *, busy: bool) -> bool:
         """Forget attributes and bytes; attributes now."""
-        self.attributes(inode)
+        told = self.attributes(inode)
         (self._busy if busy else self._idle).ask((inode, None))
+        return told
 
     def pages_pending(self, inode: InodeId) -> bool:
         """Whether the kernel may still have old bytes."""

@@ -1,5 +1,6 @@
 """Floor 2: names, inodes and their replication state. Sync only; no network, no bytes of files."""
 
+from dfsfs.namespace.conflicts import CONFLICT_MARK
 from dfsfs.namespace.namespace import Namespace
 from dfsfs.namespace.schema import SCHEMA, SCHEMA_VERSION
 from dfsfs.namespace.types import (
@@ -15,6 +16,7 @@ from dfsfs.namespace.types import (
 )
 
 __all__ = [
+    "CONFLICT_MARK",
     "SCHEMA",
     "SCHEMA_VERSION",
     "AttributeChanges",

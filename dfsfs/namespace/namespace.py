@@ -413,6 +413,10 @@ class Namespace:
 
     # -- whole tree ---------------------------------------------------------------------------
 
+    def writer_name(self, origin: Origin) -> str:
+        """The name of the node that wrote as `origin`, as conflict names have it."""
+        return self._node_name(origin)
+
     def conflicts(self, after: tuple[InodeId, bytes] | None, limit: int) -> builtins.list[Conflict]:
         """Up to `limit` conflict copies after `after`, in order of (directory, name).
 

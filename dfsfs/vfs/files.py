@@ -42,8 +42,9 @@ from dfsfs.vfs.attributes import SUID_SGID, Caller, without_privileges
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.buffer import WriteBuffer
 from dfsfs.vfs.handles import FileHandle, HandleTable, OpenFile
-from dfsfs.vfs.interface import Leases, Publication
+from dfsfs.vfs.interface import Publication
 from dfsfs.vfs.kernel import KernelView
+from dfsfs.vfs.leasing import Leasing
 from dfsfs.vfs.readers import Readers
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Files:
         namespace: Namespace,
         storage: Storage,
         publication: Publication,
-        leases: Leases,
+        leasing: Leasing,
         *,
         kernel: KernelView,
         handles: HandleTable,
@@ -80,7 +81,7 @@ class Files:
         self._storage = storage
         self._world = world
         self._publication = publication
-        self._leases = leases
+        self._leasing = leasing
         self._kernel = kernel
         self._handles = handles
         self._budget = budget
@@ -125,7 +126,12 @@ class Files:
         if value.kind is not FileKind.REGULAR:
             raise (IsDirectory if value.kind is FileKind.DIRECTORY else Invalid)("not a file")
         file = self._find(value, privileged=privileged)
-        shared = self._shared.get(value.inode, 0.0) > self._world.now_s() if self._shared else False
+        # While the kernel is still being told, what it learns of the size may be dropped again, and
+        # would clip what is read through its page cache.
+        pending = self._kernel.pages_pending(value.inode)
+        shared = pending or (
+            bool(self._shared) and self._shared.get(value.inode, 0.0) > self._world.now_s()
+        )
         handle = FileHandle(file, flags, root=caller.uid == 0, shared=shared)
         if (
             handle.root
@@ -141,7 +147,7 @@ class Files:
         except DfsError:
             self._let_go(handle)
             raise
-        return Opened(number, handle.direct, not self._kernel.pages_pending(value.inode))
+        return Opened(number, handle.direct, not pending)
 
     def _find(self, value: Inode, *, privileged: bool) -> OpenFile:
         file = self._open.get(value.inode)
@@ -408,17 +414,12 @@ class Files:
     # -- leases -------------------------------------------------------------------------------
 
     def _may_change(self, file: OpenFile) -> bool:
-        return file.unlinked or self._leases.held((file.inode,))
+        return file.unlinked or self._leasing.held((file.inode,))
 
     async def _lease(self, file: OpenFile) -> None:
         """Return when the file may be changed, in this step."""
-        if not self._may_change(file):
-            busy = (file.inode,)
-            self._kernel.begin(busy)
-            try:
-                await self._leases.acquire(busy)
-            finally:
-                self._kernel.end(busy)
+        if not file.unlinked:
+            await self._leasing.one(file.inode)
 
     def has_uncommitted(self, inode: InodeId) -> bool:
         """Whether `hand_over` has anything to do."""
@@ -508,7 +509,7 @@ class Files:
         if file is None:
             return value
         if file.buffer is None or file.committed == file.buffer.sequence:
-            held = self.readers.size_of(value.inode)
+            held = self.readers.size_of(file)
             return value if held is None else dataclasses.replace(value, size=held)
         size = file.buffer.size
         return dataclasses.replace(
@@ -551,12 +552,13 @@ class Files:
             file.content = content
             if not file.advance(self._world.now_s()) and file.cached is not content:
                 # Those at their end already get it when it is sure that they have seen it.
-                self._note_shared(inode)
+                self.note_shared(inode)
                 if not local and file.buffer is None:
                     self.readers.hold(file)
                 self._background.start_soon(self._advance_later, file)
 
-    def _note_shared(self, inode: InodeId) -> None:
+    def note_shared(self, inode: InodeId) -> None:
+        """Have those who open this file from now on bypass the page cache, for a while."""
         self._shared.pop(inode, None)
         self._shared[inode] = self._world.now_s() + SHARED_FILE_S
         if len(self._shared) > SHARED_FILES_MAX:

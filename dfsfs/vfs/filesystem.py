@@ -11,7 +11,6 @@ true when the kernel gets it; a verb that waited fetches its result again if any
 Other commits of this node (peers' changes, the library API) reach the kernel through `changed`.
 """
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +31,7 @@ from dfsfs.base.errors import (
     Stale,
 )
 from dfsfs.base.limits import BLOCK_SHIFT_DEFAULT, NAME_BYTES_MAX, WRITE_BUFFER_BYTES_MAX
-from dfsfs.base.types import TREE_SHAPE, Buffer, ContentRef, FileKind, InodeId
+from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.blocks import Storage
 from dfsfs.namespace import AttributeChanges, Change, Inode, Namespace, Removed
 from dfsfs.runtime import World
@@ -50,7 +49,8 @@ from dfsfs.vfs.files import CAPABILITY, Files, Opened
 from dfsfs.vfs.handles import DirectoryHandle, HandleTable
 from dfsfs.vfs.interface import FileFacts, Invalidator, Leases, Publication
 from dfsfs.vfs.kernel import EntryName, KernelView
-from dfsfs.vfs.local import NoKernel, NoLeases
+from dfsfs.vfs.leasing import Leasing
+from dfsfs.vfs.local import NO_LEASES, NoKernel
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,16 +89,16 @@ class Filesystem:
         publication: Publication,
         *,
         facts: FileFacts,
-        leases: Leases | None = None,
+        leases: Leases = NO_LEASES,
         shift: int = BLOCK_SHIFT_DEFAULT,
         write_buffer_bytes_max: int = WRITE_BUFFER_BYTES_MAX,
     ) -> None:
-        """`leases`: None for a node alone. `shift`: log2 of the block size of new files."""
+        """`shift`: log2 of the block size of new files."""
         self._namespace = namespace
         self._publication = publication
-        self._leases: Leases = NoLeases() if leases is None else leases
         self._facts = facts
         self._kernel = KernelView(namespace)
+        self._leasing = Leasing(namespace, leases, self._kernel)
         self._handles = HandleTable()
         self._expected: tuple[EntryName, ...] | None = None
         self._files = Files(
@@ -106,7 +106,7 @@ class Filesystem:
             namespace,
             storage,
             publication,
-            self._leases,
+            self._leasing,
             kernel=self._kernel,
             handles=self._handles,
             budget=WriteBudget(write_buffer_bytes_max),
@@ -197,19 +197,19 @@ class Filesystem:
     ) -> Inode:
         """Make a file, device, FIFO or socket."""
         kind = kind_of_mode(mode)
-        await self._lease((parent,))
+        await self._leasing.one(parent)
         value = self._make(parent, name, kind, mode & MODE_MASK, caller, rdev=rdev)
         return await self._published(value, parent)
 
     async def mkdir(self, parent: InodeId, name: bytes, mode: int, caller: Caller) -> Inode:
         """Make a directory."""
-        await self._lease((parent,))
+        await self._leasing.one(parent)
         value = self._make(parent, name, FileKind.DIRECTORY, mode & MODE_MASK, caller)
         return await self._published(value, parent)
 
     async def symlink(self, parent: InodeId, name: bytes, target: bytes, caller: Caller) -> Inode:
         """Make a symlink."""
-        await self._lease((parent,))
+        await self._leasing.one(parent)
         value = self._make(parent, name, FileKind.SYMLINK, 0o777, caller, target=target)
         return await self._published(value, parent)
 
@@ -222,7 +222,7 @@ class Filesystem:
             Exists: the name is taken, and the caller asked for O_EXCL.
             Stale: the name is taken, and the caller would take the file that has it.
         """
-        await self._lease((parent,))
+        await self._leasing.one(parent)
         try:
             value = self._make(parent, name, FileKind.REGULAR, mode & MODE_MASK, caller)
         except Exists:
@@ -274,20 +274,20 @@ class Filesystem:
 
     async def link(self, inode: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Give an inode another name."""
-        await self._lease((inode, parent))
+        await self._leasing.one(inode, parent)
         value = self._own(((parent, name),), self._namespace.link, inode, parent, name)
         return await self._published(value, parent, inode)
 
     async def unlink(self, parent: InodeId, name: bytes) -> None:
         """Remove a name that is not a directory's."""
-        locked = await self._lease_all(lambda: self._removal_of(parent, name))
+        locked = await self._leasing.removal(parent, name)
         removed = self._own(((parent, name),), self._namespace.unlink, parent, name)
         self._removed(removed)
         await self._publish(*locked)
 
     async def rmdir(self, parent: InodeId, name: bytes) -> None:
         """Remove an empty directory."""
-        locked = await self._lease_all(lambda: self._removal_of(parent, name))
+        locked = await self._leasing.removal(parent, name)
         self._own(((parent, name),), self._namespace.rmdir, parent, name)
         await self._publish(*locked)
 
@@ -301,7 +301,7 @@ class Filesystem:
         """
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise Invalid(f"rename flags {flags}")
-        locked = await self._lease_all(lambda: self._move_of(parent, name, new_parent, new_name))
+        locked = await self._leasing.move(parent, name, new_parent, new_name)
         removed = self._own(
             ((parent, name), (new_parent, new_name)),
             self._namespace.rename,
@@ -341,7 +341,7 @@ class Filesystem:
             changes = AttributeChanges(mode=value.mode)
         if changes != AttributeChanges():
             if value.nlink:
-                await self._lease((inode,))
+                await self._leasing.one(inode)
             self._own((), self._namespace.set_attributes, inode, changes)
             self._files.attributes_set(inode, mtime_ns=wanted.mtime_ns)
             await self._publish(inode)
@@ -395,7 +395,7 @@ class Filesystem:
             NotSupported: a namespace dfsfs does not keep. NotPermitted: a virtual attribute.
         """
         self._check_xattr_writable(name)
-        await self._lease((inode,))
+        await self._leasing.one(inode)
         self._own((), self._namespace.set_xattr, inode, name, value, create=create, replace=replace)
         if name == CAPABILITY:
             self._files.attributes_set(inode, mtime_ns=None)
@@ -408,7 +408,7 @@ class Filesystem:
             NoAttribute: not set. NotPermitted: a virtual attribute.
         """
         self._check_xattr_writable(name)
-        await self._lease((inode,))
+        await self._leasing.one(inode)
         self._own((), self._namespace.remove_xattr, inode, name)
         await self._publish(inode)
 
@@ -535,7 +535,12 @@ class Filesystem:
         if expected is None:
             for inode in change.attributes:
                 self._files.recheck_links(inode)
-        self._kernel.changed(change, expected=expected, keeps_pages=self._files.keeps_pages)
+        self._kernel.changed(
+            change,
+            expected=expected,
+            keeps_pages=self._files.keeps_pages,
+            unknown=self._files.note_shared,
+        )
 
     async def invalidated(self, changes: Sequence[Change]) -> None:
         """Return when this mount's kernel has forgotten what `changes` changed.
@@ -553,63 +558,12 @@ class Filesystem:
     # -- leases -------------------------------------------------------------------------------
 
     def has_uncommitted(self, inode: InodeId) -> bool:
-        """Whether something must be written back before another mount may change the inode."""
+        """Whether `hand_over` has something to do."""
         return self._files.has_uncommitted(inode)
 
     async def hand_over(self, inode: InodeId) -> None:
-        """Commit what is written here of a file that another mount is about to change.
-
-        Raises:
-            DfsError: it cannot be stored.
-        """
+        """Commit what is written here of a file that another mount may change next."""
         await self._files.hand_over(inode)
-
-    async def _lease(self, inodes: tuple[InodeId, ...]) -> None:
-        """Return when these may be changed; the kernel has locked them."""
-        if not self._leases.held(inodes):
-            await self._acquire(inodes)
-
-    async def _acquire(self, inodes: tuple[InodeId, ...]) -> None:
-        self._kernel.begin(inodes)
-        try:
-            await self._leases.acquire(inodes)
-        finally:
-            self._kernel.end(inodes)
-
-    async def _lease_all(self, wanted: Callable[[], tuple[InodeId, ...]]) -> tuple[InodeId, ...]:
-        """Return when everything that `wanted` finds may be changed; the kernel has locked it.
-
-        It looks again after every wait: what a name meant may have changed meanwhile.
-        """
-        inodes = wanted()
-        while not self._leases.held(inodes):
-            await self._acquire(inodes)
-            again = wanted()
-            if set(again) <= set(inodes):
-                return inodes
-            inodes = again
-        return inodes
-
-    def _removal_of(self, parent: InodeId, name: bytes) -> tuple[InodeId, ...]:
-        """The directory, and what loses the name: nobody creates in it or writes it meanwhile."""
-        return (parent, self._namespace.lookup(parent, name).inode)
-
-    def _move_of(
-        self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes
-    ) -> tuple[InodeId, ...]:
-        """Both directories, a directory that moves, what is replaced; the shape of the tree."""
-        inodes = [parent, new_parent]
-        moved = self._namespace.lookup(parent, name)
-        found = [moved]
-        with contextlib.suppress(NotFound):
-            replaced = self._namespace.lookup(new_parent, new_name)
-            inodes.append(replaced.inode)
-            found.append(replaced)
-        if moved.kind is FileKind.DIRECTORY:
-            inodes.append(moved.inode)
-        if parent != new_parent and any(value.kind is FileKind.DIRECTORY for value in found):
-            inodes.append(TREE_SHAPE)  # two moves at a time could make a circle
-        return tuple(inodes)
 
     # -- committing ---------------------------------------------------------------------------
 

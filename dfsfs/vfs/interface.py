@@ -87,12 +87,16 @@ class Invalidator(Protocol):
         """Forget what `name` in `directory` is, or that it is nothing."""
         ...
 
-    def attributes(self, inode: InodeId) -> None:
-        """Forget the attributes of an inode; done when this returns."""
+    def attributes(self, inode: InodeId) -> bool:
+        """Forget the attributes of an inode; done when this returns.
+
+        False: the kernel does not know the inode, but it may be about to: an answer of ours with
+        its old attributes may not have been taken in yet.
+        """
         ...
 
-    def pages(self, inode: InodeId, *, busy: bool) -> None:
-        """Forget attributes and cached bytes of a file.
+    def pages(self, inode: InodeId, *, busy: bool) -> bool:
+        """Forget attributes and cached bytes of a file; False as for `attributes`.
 
         `busy` (here and for `entry`): a handler that holds the kernel's lock on that inode is
         running, so the kernel complies only after it has returned, and nobody may wait for that.

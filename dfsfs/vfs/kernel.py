@@ -89,11 +89,13 @@ class KernelView:
         *,
         expected: Iterable[EntryName] | None,
         keeps_pages: Callable[[InodeId], bool],
+        unknown: Callable[[InodeId], None],
     ) -> None:
         """Have the kernel forget what a commit changed.
 
         `expected`: entries the kernel changes by itself, because its own call made the commit; None
-        if something else did. `keeps_pages`: whether a file's pages must stay for now.
+        if something else did. `keeps_pages`: whether a file's pages must stay for now. `unknown`:
+        called for files whose old size the kernel may be about to learn.
         """
         known, busy = self._lookups, self._busy
         for directory, name in change.entries:
@@ -112,9 +114,11 @@ class KernelView:
         for inode in change.contents:
             if inode in known:
                 if keeps_pages(inode):
-                    self._invalidator.attributes(inode)
+                    told = self._invalidator.attributes(inode)
                 else:
-                    self._invalidator.pages(inode, busy=inode in busy)
+                    told = self._invalidator.pages(inode, busy=inode in busy)
+                if not told:
+                    unknown(inode)
 
     def _note_contended(self, directory: InodeId) -> None:
         self._contended.pop(directory, None)

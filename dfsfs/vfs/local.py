@@ -33,6 +33,9 @@ class NoLeases:
         """Never needed."""
 
 
+NO_LEASES = NoLeases()
+
+
 class LocalFacts:
     """One node holds everything."""
 
@@ -59,11 +62,13 @@ class NoKernel:
     def entry(self, directory: InodeId, name: bytes, *, busy: bool) -> None:
         """Nothing to forget."""
 
-    def attributes(self, inode: InodeId) -> None:
+    def attributes(self, inode: InodeId) -> bool:
         """Nothing to forget."""
+        return True
 
-    def pages(self, inode: InodeId, *, busy: bool) -> None:
+    def pages(self, inode: InodeId, *, busy: bool) -> bool:
         """Nothing to forget."""
+        return True
 
     def busy(self, inode: InodeId) -> None:
         """Nothing was asked for."""

@@ -37,10 +37,10 @@ class Readers:
         if any(self._patience_s(handle) > 0 for handle in file.handles):
             self._held[file.inode] = file
 
-    def size_of(self, inode: InodeId) -> int | None:
+    def size_of(self, file: OpenFile) -> int | None:
         """The size that is still shown of a file that is held back."""
-        file = self._held.get(inode) if self._held else None
-        return None if file is None else file.cached.size
+        held = self._held and self._held.get(file.inode) is file
+        return file.cached.size if held else None
 
     def released(self) -> None:
         """A handle was closed, or came to the end."""

@@ -105,7 +105,7 @@ def test_exactly_one_wins_each_round(
             barrier.abort()
             raise
 
-    at_once(*(lambda number=number: fight(number) for number in range(len(directories))))  # type: ignore[misc]
+    at_once(*(lambda number=number: fight(number) for number in range(len(directories))))
     assert [len(round_winners) for round_winners in winners] == [1] * len(winners)
     assert not failed.is_set()
 
@@ -129,7 +129,7 @@ def test_a_lock_directory_keeps_a_counter_right(directories: list[Path]) -> None
             return False
         return True
 
-    at_once(*(lambda directory=directory: add(directory) for directory in directories))  # type: ignore[misc]
+    at_once(*(lambda directory=directory: add(directory) for directory in directories))
     assert [int((directory / "counter").read_text()) for directory in directories] == [
         len(directories) * count
     ] * len(directories)
@@ -157,7 +157,7 @@ def test_no_appended_record_is_lost_or_torn(directories: list[Path], reopen: boo
             assert os.write(descriptor, line) == len(line)
         os.close(descriptor)
 
-    at_once(*(lambda writer=writer: append(writer) for writer in range(3)))  # type: ignore[misc]
+    at_once(*(lambda writer=writer: append(writer) for writer in range(3)))
     for directory in directories:
         lines = read_whole(directory / "log").splitlines(keepends=True)
         assert len(lines) == 3 * count
@@ -218,7 +218,8 @@ def test_a_reader_sees_one_version_whole_while_others_are_written(directories: l
         while not done.is_set():
             data = read_whole(directory / "file")
             number = int(data[:8]) if data else latest  # empty: truncated and not yet closed
-            assert data in (b"", version(number))
+            right = data in (b"", version(number))
+            assert right, f"{len(data)} bytes from {data[:9]!r} to {data[-9:]!r}"
             assert number >= latest
             latest = number
 
@@ -375,7 +376,7 @@ def test_storms_with_a_partition_in_the_middle_end_in_equal_trees(tmp_path: Path
                 dice = random.Random(f"{node.name} {phase}")
                 closed.extend(storm(node.path, f"{node.name} {phase}", dice, rounds(60)))
 
-            at_once(*(lambda node=node: run(node) for node in nodes))  # type: ignore[misc]
+            at_once(*(lambda node=node: run(node) for node in nodes))
         wait_until(lambda: tree_of(nodes[0].path) == tree_of(nodes[1].path))
         wait_until(lambda: tree_of(nodes[0].path) == tree_of(nodes[2].path))
         kept = tree_of(nodes[0].path).values()

@@ -29,11 +29,13 @@ class NotingInvalidator:
     def entry(self, directory: InodeId, name: bytes, *, busy: bool) -> None:
         self.notes.append(("entry", directory, name, busy))
 
-    def attributes(self, inode: InodeId) -> None:
+    def attributes(self, inode: InodeId) -> bool:
         self.notes.append(("attributes", inode))
+        return True
 
-    def pages(self, inode: InodeId, *, busy: bool) -> None:
+    def pages(self, inode: InodeId, *, busy: bool) -> bool:
         self.notes.append(("pages", inode, busy))
+        return True
 
     def busy(self, inode: InodeId) -> None:
         pass
