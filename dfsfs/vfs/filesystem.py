@@ -555,8 +555,6 @@ class Filesystem:
             self._kernel.attributes_changed(inode)
         await self._kernel.invalidated(changes)
 
-    # -- leases -------------------------------------------------------------------------------
-
     def has_uncommitted(self, inode: InodeId) -> bool:
         """Whether `hand_over` has something to do."""
         return self._files.has_uncommitted(inode)
