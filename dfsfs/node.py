@@ -508,6 +508,8 @@ class Node:
                 "bytes": totals.bytes,
             },
             "replication": self.cluster.upkeep.replication(),
+            "bounded": self.cluster.bounded(),
+            "flushes": {"asked": self._sync.calls, "done": self._sync.flushes},
             "coherence": self.cluster.coherence(),
             "workers": [
                 {
@@ -521,6 +523,11 @@ class Node:
                 for status in [*self.cluster.worker_statuses(), self._checkpointer.status]
             ],
         }
+
+    def warn_of_stop(self) -> None:
+        """Say in the log what goes out of reach with this node, if it is the last holder."""
+        if count := self.cluster.upkeep.last_holder_of:
+            log.warning("this node is the only one in reach that holds %d blocks", count)
 
     def upkeep(self, task: str, arguments: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Start a task of the operator. See `admin.Operator.upkeep`."""

@@ -88,6 +88,8 @@ class Operator(Protocol):
         short_writes (closes that reached fewer nodes than the write concern), looks
         `coherence`: policy, state (whole, majority, minority), mounts_connected, mounts_known,
         read_only, changes (of the mounts connected), visibility, joining, and counts of leases
+        `bounded`: what waits in memory, as [now, most]; 0: bounded by something else
+        `flushes`: asked (fsync and the like), done (they share them)
         `workers`: list of name, doing, steps, failures, last_failure, and figures of their own
         """
         ...

@@ -55,7 +55,10 @@ async def _serve_storage(config: Config, ready: Callable[[str], None]) -> None:
             async with Node(config) as node:
                 await nursery.start(serve_control, node, node.world, config.control_path, {})
                 ready(_summary(node, mountpoint=None))
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    node.warn_of_stop()
 
 
 async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -76,6 +79,7 @@ async def _serve_mount(
             options,
             ready=lambda: ready(_summary(node, mountpoint=mountpoint)),
         )
+        node.warn_of_stop()
         nursery.cancel_scope.cancel()
 
 

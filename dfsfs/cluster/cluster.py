@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import DfsError, Unavailable
-from dfsfs.base.limits import OFFER_COUNT_MAX, SYNC_TIMEOUT_S
+from dfsfs.base.limits import FETCHES_MAX, OFFER_COUNT_MAX, PENDING_COPIES_MAX, SYNC_TIMEOUT_S
 from dfsfs.base.types import ContentRef, Digest, InodeId, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockStore, Pins
@@ -271,6 +271,16 @@ class Cluster:
             "lease_grants": counts.grants,
             "written_back": counts.written_back,
             "visibility_waits": self.publication.waits,
+        }
+
+    def bounded(self) -> dict[str, list[int]]:
+        """What waits in memory, and the most that may: bytes or counts, as the limits say."""
+        uploads = self.replicator.budget
+        return {
+            "upload_bytes": [uploads.in_use, uploads.bytes_max],
+            "fetches": [self.fetcher.under_way, FETCHES_MAX],
+            "pending_copies": [self.replicator.pending, PENDING_COPIES_MAX],
+            "pinned_blocks": [len(self._store.pins), 0],
         }
 
     def peers(self) -> list[dict[str, Any]]:

@@ -84,6 +84,11 @@ class Fetcher:
             return await flight.wait()
         raise Unavailable(f"block {digest_text(digest)} did not arrive in {self._timeout_s:.0f} s")
 
+    @property
+    def under_way(self) -> int:
+        """Fetches that hold memory now."""
+        return FETCHES_MAX - self._slots.value
+
     def prefetch(self, digests: Sequence[Digest]) -> None:
         """Start fetching what is not here, as far as there is room now."""
         for digest in digests:

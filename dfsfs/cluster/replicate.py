@@ -172,6 +172,7 @@ class Replicator:
 
     def _fell_short(self, flight: "_Flight") -> None:
         self.short_blocks += 1
+        self.scan_wanted = True  # so that it is known how many there are
         flight.short += 1
 
     async def copy(self, digest: Digest, data: Buffer, node: NodeId, *, new: bool) -> bool:

@@ -8,8 +8,8 @@ process.
     blocks.put   [digest] + block    -> [was new]                 Full
     blocks.offer [digest, ...]       -> [those that are not here]   promises to keep the others: the
                                              grace period of what is unreferenced begins anew
-    blocks.lacks [digest, ...]       -> [those that are not here]   promises nothing: for repair, which
-                                             looks again, and would keep garbage alive for ever
+    blocks.lacks [digest, ...]       -> [those that are not here]   promises nothing: for
+                                             repair, which would keep garbage alive for ever
     blocks.sync  [position]          -> []   everything put, and the caller's rows up to `position`,
                                              are on stable storage here
 """

@@ -136,6 +136,12 @@ class Upkeep:
         member = self._membership.remove(name, back=back)
         yield {"result": {"name": member.name, "id": member.node.hex()}}
 
+    @property
+    def last_holder_of(self) -> int:
+        """Blocks that go out of reach with this node, as of the last look."""
+        others = [m for m in self._members.current() if m.node != self._members.own]
+        return self.repairer.shortage.single_blocks if others else 0
+
     def replication(self) -> Report:
         """What `dfs status` says of copies: of the whole network, as its nodes last told."""
         own = self.repairer.shortage

@@ -293,3 +293,16 @@ def test_a_state_directory_from_a_backup_becomes_another_incarnation(
         assert sorted(path.name for path in node.path.iterdir()) == sorted(
             path.name for path in a.path.iterdir()
         )
+
+
+def test_stopping_the_last_holder_of_anything_warns(network: ProcessNetwork) -> None:
+    a, b = (network.start(name, "--repair-after", "1h") for name in "ab")
+    network.wait_connected()
+    b.kill()
+    (a.path / "file").write_bytes(some_bytes(MIB))
+    wait_until(lambda: replication(a)["single_blocks"] > 0)
+    assert not replication(a)["on_two_nodes"]
+    assert replication(a)["short_writes"] > 0
+    assert "1 writes reached fewer" in good(dfs(a, "status"))
+    a.stop()
+    assert "the only one in reach that holds" in a.log.read_text()

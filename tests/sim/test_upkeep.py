@@ -228,3 +228,19 @@ async def test_a_removed_member_stays_out_whatever_it_says_elsewhere(sim: Simula
     await run_task(b, "peers", name="c", back=True)
     await sim.until(sim.all_connected, within_s=120)
     await sim.converge()
+
+
+async def test_many_fsyncs_share_the_flushes_of_a_disk(sim: Simulation) -> None:
+    """Promise 9: group commit, here and on the other holder."""
+    a, b = await sim.start_nodes(2)
+    await a.fsynced("/warm", some_bytes(5 * KIB))
+    before = [node.node.status()["flushes"] for node in (a, b)]
+    async with trio.open_nursery() as nursery:
+        for number in range(64):
+            nursery.start_soon(a.fsynced, f"/{number}", some_bytes(5 * KIB, number))
+    for node, earlier in zip((a, b), before, strict=True):
+        now = node.node.status()["flushes"]
+        assert now["asked"] - earlier["asked"] >= 64
+        assert now["done"] - earlier["done"] <= 16
+    for number in range(64):
+        assert await b.read(f"/{number}") == some_bytes(5 * KIB, number)
