@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import trio
 
-from dfsfs.base.errors import BadHandle, DfsError, Invalid, IsDirectory, NoAttribute
+from dfsfs.base.errors import BadHandle, DfsError, Invalid, IsDirectory
 from dfsfs.base.limits import (
     PATCHES_BYTES_MAX,
     PATCHES_CLOSED_BYTES_MAX,
@@ -36,20 +36,20 @@ from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.base.units import NS_PER_S
 from dfsfs.blocks import Storage
 from dfsfs.content import ContentReader
-from dfsfs.namespace import AttributeChanges, Inode, Namespace
+from dfsfs.namespace import Inode, Namespace
 from dfsfs.runtime import World
-from dfsfs.vfs.attributes import SUID_SGID, Caller, without_privileges
+from dfsfs.vfs.attributes import SUID_SGID, Caller
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.buffer import WriteBuffer
 from dfsfs.vfs.handles import FileHandle, HandleTable, OpenFile
 from dfsfs.vfs.interface import Publication
 from dfsfs.vfs.kernel import KernelView
 from dfsfs.vfs.leasing import Leasing
+from dfsfs.vfs.privileges import CAPABILITY, drop_privileges, open_capability
 from dfsfs.vfs.readers import Readers
 
 log = logging.getLogger(__name__)
 
-CAPABILITY = b"security.capability"
 _RELATIME_NS = int(RELATIME_S) * NS_PER_S
 
 
@@ -114,7 +114,7 @@ class Files:
             handle = self._handles.file(opened.number)
             try:
                 if value.mode & SUID_SGID and caller.uid != 0:
-                    self._drop_privileges(handle)
+                    drop_privileges(self._namespace, self._kernel, handle)
                 await self._resize(handle.file, 0)
             except BaseException:
                 self._discard(opened.number)
@@ -349,7 +349,7 @@ class Files:
             raise BadHandle("the file is not open for writing")
         file = handle.file
         if handle.direct and file.privileged:
-            self._drop_privileges(handle)
+            drop_privileges(self._namespace, self._kernel, handle)
         if handle.append and offset != buffer.size:
             # The kernel appends where it believes the end to be.
             offset = buffer.size
@@ -366,21 +366,16 @@ class Files:
         file.mtime_ns = self._world.wall_ns()
         return file.buffer
 
-    def _drop_privileges(self, handle: FileHandle) -> None:
-        """A write ends what suid, sgid and file capabilities were granted for other bytes."""
-        file = handle.file
-        file.privileged = False
-        mode = self._namespace.get(file.inode).mode
-        if not handle.root and mode & SUID_SGID and without_privileges(mode) != mode:
-            self._namespace.set_attributes(
-                file.inode, AttributeChanges(mode=without_privileges(mode))
-            )
-            self._kernel.attributes_changed(file.inode)
-        try:
-            self._namespace.get_xattr(file.inode, CAPABILITY)
-        except NoAttribute:
-            return
-        self._namespace.remove_xattr(file.inode, CAPABILITY)
+    def capability(self, inode: InodeId) -> bytes:
+        """The value of `security.capability`.
+
+        Raises:
+            NoAttribute: hardly a file has it.
+        """
+        file = self._open.get(inode)
+        if file is None:
+            return self._namespace.get_xattr(inode, CAPABILITY)
+        return open_capability(self._namespace, file)
 
     async def truncate(self, value: Inode, size: int, number: int | None) -> None:
         """Set the size: through an open handle until it is flushed, else committed at once."""
@@ -529,7 +524,7 @@ class Files:
         """Attributes of an inode were set by a call: they hold for what was written before it."""
         file = self._open.get(inode)
         if file is not None:
-            file.privileged = True
+            file.privileged = file.capable = True
             file.atime_due = True
             if mtime_ns is not None:
                 file.mtime_ns = mtime_ns
@@ -546,7 +541,7 @@ class Files:
         file = self._open.get(inode)
         if file is None:
             return
-        file.privileged = True
+        file.privileged = file.capable = True
         file.atime_due = True
         if content is not None:
             file.content = content

@@ -45,12 +45,13 @@ from dfsfs.vfs.attributes import (
     may_access,
 )
 from dfsfs.vfs.budget import WriteBudget
-from dfsfs.vfs.files import CAPABILITY, Files, Opened
+from dfsfs.vfs.files import Files, Opened
 from dfsfs.vfs.handles import DirectoryHandle, HandleTable
 from dfsfs.vfs.interface import FileFacts, Invalidator, Leases, Publication
 from dfsfs.vfs.kernel import EntryName, KernelView
 from dfsfs.vfs.leasing import Leasing
 from dfsfs.vfs.local import NO_LEASES, NoKernel
+from dfsfs.vfs.privileges import CAPABILITY
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -353,6 +354,8 @@ class Filesystem:
         Raises:
             NoAttribute: not set. NotSupported: a namespace dfsfs does not keep, such as ACLs.
         """
+        if name == CAPABILITY:
+            return self._files.capability(inode)
         self._check_xattr_name(name)
         return self._namespace.get_xattr(inode, name)
 
@@ -375,10 +378,8 @@ class Filesystem:
 
         Virtual ones are not listed, so that tools do not copy them.
         """
-        names = self._namespace.list_xattrs(inode)
-        if caller.uid != 0:
-            names = [name for name in names if not name.startswith(b"trusted.")]
-        return names
+        hidden = (b"trusted.",) if caller.uid != 0 else ()
+        return [name for name in self._namespace.list_xattrs(inode) if not name.startswith(hidden)]
 
     async def setxattr(
         self,

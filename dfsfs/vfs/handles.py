@@ -38,6 +38,7 @@ class OpenFile:
         "base",
         "buffer",
         "cached",
+        "capable",
         "committed",
         "content",
         "handles",
@@ -58,6 +59,7 @@ class OpenFile:
         self.mtime_ns = 0  # of the buffer's last change
         self.unlinked = False
         self.atime_due = True
+        self.capable = True  # may have security.capability, for all we know
         self.privileged = privileged  # may have suid, sgid or capabilities that a write must clear
 
     def advance(self, now_s: float) -> bool:
