@@ -28,6 +28,11 @@ class Side:
         self.waiting: dict[InodeId, int] = {}
         self.users: dict[InodeId, int] = {}
         self.handing_over: set[InodeId] = set()
+        self.dirty: set[InodeId] = set()  # of those: what was held, so it may have been written
+
+    def works_on(self, inode: InodeId) -> bool:
+        """Whether something here may change it, or has and is not yet in rows."""
+        return inode in self.users or inode in self.dirty
 
 
 class Network:
@@ -36,11 +41,15 @@ class Network:
     def __init__(self, count: int, *, storing: int = 0) -> None:
         self.sides = [Side(n + 1, mounts=n < count - storing) for n in range(count)]
         self.channels: dict[tuple[int, int], deque[Request | Grant | str]] = {}
+        self.met_using: dict[tuple[int, int], set[InodeId]] = {}  # at work when they met
         self.now_s = 0.0
         self.sent = 0
 
     def connect(self, a: int, b: int) -> None:
         """Both send "level": from then on they count the other."""
+        self.met_using[min(a, b), max(a, b)] = {
+            inode for n in (a, b) for inode in INODES if self.sides[n].works_on(inode)
+        }
         for one, other in ((a, b), (b, a)):
             self.channels[one, other] = deque(["level"])
             peer = self.sides[other]
@@ -84,6 +93,8 @@ class Network:
             elif isinstance(action, HandOver):
                 assert action.inode not in side.handing_over
                 side.handing_over.add(action.inode)
+                if side.table.complete(action.inode):
+                    side.dirty.add(action.inode)
             else:
                 peer = NODES.index(action.peer)
                 self.sent += 1
@@ -116,6 +127,7 @@ class Network:
 
     def hand_over(self, number: int, inode: InodeId) -> None:
         self.sides[number].handing_over.remove(inode)
+        self.sides[number].dirty.discard(inode)
         self.sides[number].table.handed_over(inode, self.now_s)
         self.act(number)
 
@@ -155,6 +167,10 @@ class Network:
             for inode in INODES:
                 both = one.table.held(inode) and other.table.held(inode)
                 assert not both, f"{a} and {b} both hold {inode}"
+                # Who entered before they met is looked at again by `Leases.acquire`.
+                if inode not in self.met_using.get((a, b), ()):
+                    both = one.works_on(inode) and other.works_on(inode)
+                    assert not both, f"{a} and {b} both work on {inode}"
 
 
 def pair(*, storing: int = 0) -> Network:
@@ -290,27 +306,92 @@ def test_what_a_peer_may_not_say() -> None:
         table.granted(NODES[1], INODES[1], 0.0)
 
 
+def test_of_three_in_a_circle_the_earliest_goes_first() -> None:
+    """Each has what the next wants, and wants what the one before has."""
+    network = Network(3)
+    for a, b in combinations(range(3), 2):
+        network.connect(a, b)
+    network.settle()
+    inode = INODES[0]
+    for number in (2, 1):
+        network.use(number, inode)
+        network.settle()
+    network.use(2, inode)
+    network.use(0, inode)
+    network.use(1, inode)
+    order = []
+    for _ in range(200):
+        for channel in sorted(network.channels):
+            if network.channels[channel]:
+                network.deliver(*channel)
+        for number, side in enumerate(network.sides):
+            if inode in side.handing_over:
+                network.hand_over(number, inode)
+            if inode in side.users:
+                order.append(number)
+                network.leave(number, inode)
+        network.check()
+        network.advance(LEASE_PEACE_S)
+    assert sorted(order) == [0, 1, 2], "everybody once"
+    assert network.sent <= 30
+
+
+def test_a_holder_that_wants_it_again_waits_for_who_asked_before() -> None:
+    network = pair()
+    network.use(0, INODES[0])
+    network.use(1, INODES[0])
+    network.deliver(1, 0)
+    network.use(0, INODES[0])
+    assert network.sides[0].waiting, "new users queue behind the other's request"
+    network.leave(0, INODES[0])
+    network.hand_over(0, INODES[0])
+    network.deliver(0, 1)
+    assert network.sides[1].users
+    network.settle()
+    assert not network.sides[0].waiting
+
+
+def test_a_request_that_crosses_what_was_given_back_is_answered_by_that() -> None:
+    network = pair()
+    network.use(1, INODES[0])
+    network.settle()
+    network.sides[1].table._give_back(network.now_s)
+    network.advance(LEASE_PEACE_S)
+    network.act(1)
+    network.hand_over(1, INODES[0])
+    network.use(0, INODES[0])
+    network.deliver(0, 1)
+    network.deliver(1, 0)
+    assert network.sides[0].users == {INODES[0]: 1}
+    network.settle()
+    assert network.sides[0].table.held(INODES[0])
+    assert len(network.sides[0].table) == len(network.sides[1].table) == 0
+
+
 class LeaseMachine(RuleBasedStateMachine):
     """Three nodes, cut and joined at any time, in any order of deliveries."""
 
     def __init__(self) -> None:
         super().__init__()
         self.network = Network(3)
+        for a, b in combinations(range(3), 2):
+            self.network.connect(a, b)
+        self.network.settle()
         self.uses = 0
 
     def _sides(self) -> list[Side]:
         return self.network.sides
 
-    @rule(a=st.integers(0, 2), b=st.integers(0, 2))
-    def connect_or_cut(self, a: int, b: int) -> None:
-        if a == b:
+    @rule(a=st.integers(0, 2), b=st.integers(0, 2), often=st.integers(0, 9))
+    def connect_or_cut(self, a: int, b: int, often: int) -> None:
+        if a == b or often:  # seldom: most is about nodes that stay connected
             return
         if self.network.connected(a, b):
             self.network.cut(a, b)
         else:
             self.network.connect(a, b)
 
-    @rule(number=st.integers(0, 2), inode=st.sampled_from(INODES))
+    @rule(number=st.integers(0, 2), inode=st.sampled_from(INODES[:2]))
     def use(self, number: int, inode: InodeId) -> None:
         self.uses += 1
         self.network.use(number, inode)
@@ -357,26 +438,6 @@ class LeaseMachine(RuleBasedStateMachine):
     @invariant()
     def exclusive(self) -> None:
         self.network.check()
-        for a, b in combinations(range(3), 2):
-            if self.network.connected(a, b):
-                for inode in INODES:
-                    users = [inode in self._sides()[n].users for n in (a, b)]
-                    dirty = [inode in self._sides()[n].handing_over for n in (a, b)]
-                    joined = not any("level" in self.network.channels[c] for c in ((a, b), (b, a)))
-                    if joined and not self._before(a, b, inode):
-                        assert sum(users) + sum(dirty) <= 1 or users[0] == dirty[0]
-
-    def _before(self, a: int, b: int, inode: InodeId) -> bool:
-        """Whether one of them entered before they met: `Leases.acquire` looks again for those."""
-        return any(
-            inode in self._sides()[n].users and not self._held_against(n, m, inode)
-            for n, m in ((a, b), (b, a))
-        )
-
-    def _held_against(self, n: int, m: int, inode: InodeId) -> bool:
-        table, node = self._sides()[n].table, self._sides()[m].node
-        lease = table._leases.get(inode)
-        return lease is not None and table._has(inode, lease, node)
 
     @rule()
     def nobody_starves(self) -> None:
@@ -391,6 +452,6 @@ class LeaseMachine(RuleBasedStateMachine):
 
 
 LeaseMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=200, stateful_step_count=50, deadline=None, derandomize=True
 )
 TestLeases = LeaseMachine.TestCase
