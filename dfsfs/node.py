@@ -54,6 +54,7 @@ from dfsfs.net import (
     standard_transports,
 )
 from dfsfs.runtime import (
+    Ballast,
     Checkpointer,
     Database,
     DirectoryLock,
@@ -126,6 +127,7 @@ class Node:
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
             nursery.start_soon(run_worker, self._checkpointer)
+            self._ballast.take_on()
             nursery.start_soon(self._announce_space)
             if self.config.bootstrap:
                 await self.cluster.join(JOIN_TIMEOUT_S)
@@ -171,8 +173,9 @@ class Node:
 
     async def _open_state(self, stack: AsyncExitStack) -> None:
         config = self.config
-        lock = stack.enter_context(DirectoryLock(config.state))
-        del lock
+        stack.enter_context(DirectoryLock(config.state))
+        self._ballast = Ballast(config.state)
+        self._ballast.throw_off_if_full()
         self.key = self._network_key()
         self.identity = NodeIdentity.load_or_create(config.state / "node.key")
         self._members_database = Database(

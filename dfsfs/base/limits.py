@@ -35,6 +35,7 @@ RECLAIM_BYTES_MAX = 16 * MIB  # removed but still on disk, before a removal give
 RECLAIM_COUNT_MAX = 256
 STORE_RESERVE_BYTES_MAX = 1 * GIB  # of the disk, left free for others: 5 %, at most this
 STORE_RESERVE_DIVISOR = 20
+BALLAST_BYTES = 4 * MIB  # held back, so that a node can start on a full disk
 STORE_LOW_DIVISOR = 16  # with less than this part of it free, a store keeps no more cache
 STORE_LOW_BYTES_MAX = 256 * MIB  # ... or with less than this
 STORE_FULL_BYTES = 4 * BLOCK_BYTES_MAX  # with less room than this a node says that it is full

@@ -20,7 +20,13 @@ SOURCE = Path(sysconfig.get_paths()["stdlib"]) / "email"
 def run(*command: str | Path, cwd: Path | None = None) -> str:
     assert shutil.which(str(command[0])), f"{command[0]} is needed for this test"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(
+                ("PYTHON", "MAKE", "MFLAGS")
+            )  # our own make has flags of its own
+        },
         "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_CONFIG_SYSTEM": "/dev/null",
         **{
