@@ -19,7 +19,7 @@ class Checkpointer:
     async def step(self) -> float:
         """Checkpoint what needs it."""
         for database in self._databases:
-            if database.wal_bytes() > WAL_BYTES_MAX // 4:
+            if database.wal_bytes() > WAL_BYTES_MAX // 16:
                 self.status.doing = f"checkpoint of {database.path}"
                 await self._world.run_blocking(database.checkpoint)
         self.status.doing = "idle"

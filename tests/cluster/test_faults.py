@@ -33,8 +33,12 @@ SECONDS = float(os.environ.get("DFS_FAULT_SECONDS", "30"))
 SEED = os.environ.get("DFS_FAULT_SEED", "0")
 SIZES = (0, 11, 4 * KIB, 30 * KIB, 300 * KIB, 2 * MIB)
 FILES_PER_WRITER = 6
-DISK_BYTES = 96 * MIB
-OPTIONS = ("--replicas", "3", "--repair-after", "8", "--gc-grace", "20", "--capacity", "400M")
+DISK_BYTES = 192 * MIB
+# The reserve leaves the databases of the small disk room to grow: their logs take tens of MiB.
+OPTIONS = (
+    *("--replicas", "3", "--repair-after", "8", "--gc-grace", "20"),
+    *("--capacity", "400M", "--reserve", "96M"),
+)
 
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
