@@ -243,6 +243,7 @@ class Node:
             clock=clock,
             node_name=self.members.name_of_origin,
         )
+        self.members.watch_names(self.namespace.names_changed)
         kind = self._known_digest() or config.digest
         if not config.bootstrap and self._known_digest() is None:
             self._remember_digest(kind)

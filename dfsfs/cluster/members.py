@@ -158,11 +158,13 @@ class MemberTable:
         self._members: dict[NodeId, Member] = {}
         self._candidates: list[Candidate] = []
         self._absent: frozenset[NodeId] = frozenset()
+        self._name_watchers: list[Callable[[], None]] = []
         self._watchers: list[Callable[[Member], None]] = []
         self._placement_watchers: list[Callable[[], None]] = []
         for (record,) in database.rows("SELECT record FROM member"):
             member = Member.from_wire(decode(record, size_max=MEMBER_BYTES_MAX))
             self._members[member.node] = member
+        self._names = self._names_by_origin()
         self._rebuild()
 
     def watch(self, callback: Callable[[Member], None]) -> None:
@@ -172,6 +174,10 @@ class MemberTable:
     def watch_placement(self, callback: Callable[[], None]) -> None:
         """Call back, synchronously, when `candidates` has become another list."""
         self._placement_watchers.append(callback)
+
+    def watch_names(self, callback: Callable[[], None]) -> None:
+        """Call back, synchronously, when `name_of_origin` may answer differently than before."""
+        self._name_watchers.append(callback)
 
     def get(self, node: NodeId) -> Member | None:
         """The record of a node, or None if it was never heard of."""
@@ -236,7 +242,15 @@ class MemberTable:
             for record in news:
                 for callback in self._watchers:
                     callback(record)
+            names = self._names_by_origin()
+            if names != self._names:
+                self._names = names
+                for name_callback in self._name_watchers:
+                    name_callback()
         return news
+
+    def _names_by_origin(self) -> dict[Origin, str]:
+        return {member.origin: member.name for member in self.all()}
 
     def fact(self, name: str) -> bytes | None:
         """A stored value about this node."""

@@ -85,3 +85,14 @@ def test_records_survive_a_restart(tmp_path: Path) -> None:
     assert again.fact("incarnation") == b"7"
     assert again.name_of_origin(Origin(3)) == "node-3"
     assert again.name_of_origin(Origin(9)) == "node 9"
+
+
+def test_names_are_watched_apart_from_other_news() -> None:
+    members = table()
+    changes: list[str] = []
+    members.watch_names(lambda: changes.append(members.name_of_origin(Origin(2))))
+    members.merge([member(2, version=1)])
+    members.merge([member(2, version=2, used=5)])
+    assert changes == ["node-2"]
+    members.merge([member(2, version=3, name="renamed")])
+    assert changes == ["node-2", "renamed"]
