@@ -97,9 +97,13 @@ class Checker:
         for digest in mended:
             where = _names(paths.get(digest))
             yield {"finding": f"bad block {digest_text(digest)} {where}", "mended": True}
-        for digest, why in self._bad.items():
+        for digest, why in list(self._bad.items()):
             where = _names(paths.get(digest))
-            yield {"finding": f"bad block {digest_text(digest)} {where}: {why}", "mended": False}
+            # Bytes that nobody needs and nobody can be served are not worth a good copy.
+            dropped = self._repair and not paths.get(digest) and await self._store.remove(digest)
+            if dropped:
+                del self._bad[digest]
+            yield {"finding": f"bad block {digest_text(digest)} {where}: {why}", "mended": dropped}
 
     def _block_count(self) -> int:
         return self._store.usage().block_count
