@@ -20,7 +20,7 @@ DEV_STAMP := $(VENV)/.stamp-dev
 # A test run must end by itself, whatever hangs.
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: help run install dev test check unit sim fuse cluster demo bench fmt clean unmount
+.PHONY: help run install dev test check unit sim fuse cluster faults demo bench fmt clean unmount
 
 help: ## What can be made
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -64,6 +64,9 @@ fuse: $(DEV_STAMP) ## Real mounts of one node
 
 cluster: $(DEV_STAMP) ## Real processes on loopback
 	$(PYTEST) tests/cluster
+
+faults: $(DEV_STAMP) ## Random faults on real nodes; DFS_FAULT_SECONDS and DFS_FAULT_SEED choose
+	$(PYTEST) -m faults tests/cluster/test_faults.py
 
 demo: $(RUN_STAMP) ## Three peers on this machine, two mounts, one kill -9; cleans up after itself
 	@$(BIN)/python -m contrib.demo $(ARGS)

@@ -209,6 +209,7 @@ def problems_of(node: ProcessNode, writers: list[Writer]) -> list[str]:
     return problems
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(SECONDS + 4 * DEADLINE_S)
 def test_what_was_acknowledged_is_there_after_everything_went_wrong(tmp_path: Path) -> None:
     with small_disk(tmp_path / "d.state") as disk, ProcessNetwork(tmp_path) as network:
