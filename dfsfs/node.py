@@ -178,27 +178,15 @@ class Node:
         self._ballast.throw_off_if_full()
         self.key = self._network_key()
         self.identity = NodeIdentity.load_or_create(config.state / "node.key")
-        self._members_database = Database(
-            config.state / "members.db",
-            schema=MEMBERS_SCHEMA,
-            version=MEMBERS_SCHEMA_VERSION,
-            cache_bytes=MEMBERS_CACHE_BYTES,
+        self._members_database = self._open_database(
+            stack, "members.db", MEMBERS_SCHEMA, MEMBERS_SCHEMA_VERSION, MEMBERS_CACHE_BYTES
         )
-        stack.callback(self._members_database.close)
-        self._database = Database(
-            config.state / "namespace.db",
-            schema=SCHEMA,
-            version=SCHEMA_VERSION,
-            cache_bytes=NAMESPACE_CACHE_BYTES,
+        self._database = self._open_database(
+            stack, "namespace.db", SCHEMA, SCHEMA_VERSION, NAMESPACE_CACHE_BYTES
         )
-        stack.callback(self._database.close)
-        self._gc_database = Database(
-            config.state / "gc.db",
-            schema=GC_SCHEMA,
-            version=GC_SCHEMA_VERSION,
-            cache_bytes=GC_CACHE_BYTES,
+        self._gc_database = self._open_database(
+            stack, "gc.db", GC_SCHEMA, GC_SCHEMA_VERSION, GC_CACHE_BYTES
         )
-        stack.callback(self._gc_database.close)
         self.store = await SegmentStore.open(
             self.world,
             config.state / "blocks",
@@ -206,6 +194,16 @@ class Node:
             reserve_bytes=config.reserve_bytes,
         )
         stack.push_async_callback(self._close_store)
+
+    def _open_database(
+        self, stack: AsyncExitStack, name: str, schema: str, version: int, cache_bytes: int
+    ) -> Database:
+        """A database of the state directory; `stack` closes it."""
+        database = Database(
+            self.config.state / name, schema=schema, version=version, cache_bytes=cache_bytes
+        )
+        stack.callback(database.close)
+        return database
 
     def _network_key(self) -> NetworkKey | None:
         config = self.config
