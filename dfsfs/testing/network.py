@@ -206,7 +206,8 @@ class _Pipe:
         self.broken_for: frozenset[str] = frozenset()  # hosts whose use of it fails
         self.reset = False  # the end is no good one
         self.lost = False  # what is sent goes nowhere
-        self.changed = trio.lowlevel.ParkingLot()
+        self.changed = trio.lowlevel.ParkingLot()  # whoever waits for an arrival, or for room
+        self.reading: trio.CancelScope | None = None  # ends when what is on its way arrives
         self._last_s = 0.0
 
     def arrival_s(self) -> float:
@@ -224,7 +225,11 @@ class _Pipe:
             piece = self.network.sent(self.source, self.target, bytes(data[:taken]))
             self.pieces.append((self.arrival_s(), piece))
             self.bytes += taken
-            self.changed.unpark_all()
+            if self.reading is not None:
+                # Not woken only to see that it has to wait: that is half of what a run costs.
+                arrives_s = self.next_arrival_s()
+                if arrives_s is not None:
+                    self.reading.deadline = arrives_s
         return max(taken, 0)
 
     def pull(self, buffer: memoryview) -> int:
@@ -314,20 +319,31 @@ class SimStream:
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Fill `buffer` with what has arrived, waiting for at least one byte."""
-        await trio.lowlevel.checkpoint()
         pipe = self._into
+        waited = False
         while True:
             self._check(pipe, pipe.target)
             at_s = pipe.next_arrival_s()
             if at_s is not None and at_s <= trio.current_time():
+                if not waited:
+                    await trio.lowlevel.checkpoint()
+                    waited = True
+                    continue  # much may have happened
                 if not pipe.pieces and pipe.reset:
                     raise PeerUnreachable(f"connection to {self._remote} was reset")
                 return pipe.pull(buffer)
-            await self._wait(pipe, at_s)
+            waited = True
+            await self._wait(pipe, at_s, reading=True)
 
-    async def _wait(self, pipe: _Pipe, until_s: float | None) -> None:
-        with trio.move_on_at(math.inf if until_s is None else until_s):
-            await pipe.changed.park()
+    async def _wait(self, pipe: _Pipe, until_s: float | None, *, reading: bool = False) -> None:
+        with trio.move_on_at(math.inf if until_s is None else until_s) as scope:
+            if reading:
+                pipe.reading = scope
+            try:
+                await pipe.changed.park()
+            finally:
+                if reading:
+                    pipe.reading = None
 
     def close(self) -> None:
         """Close both directions; what was sent still arrives."""

@@ -16,7 +16,7 @@ is copied, and only then its tasks are cancelled; what they still do, nobody see
 the copy. What a power cut would lose of what was never flushed is not simulated here: the crash
 tests of `blocks` and `runtime` do that.
 
-Runs inside `trio.run` with `jumping_clock()` and within `deterministic(seed)`: see
+Runs inside `trio.run` with a `JumpingClock` and within `deterministic(seed)`: see
 tests/sim/conftest.py for stories, and `simulate` for everything else.
 """
 
@@ -38,7 +38,7 @@ from dfsfs.net import NetworkKey, NodeIdentity
 from dfsfs.net.identity import key_text
 from dfsfs.node import Node
 from dfsfs.testing import checkers
-from dfsfs.testing.determinism import deterministic, jumping_clock
+from dfsfs.testing.determinism import JumpingClock, deterministic
 from dfsfs.testing.history import History
 from dfsfs.testing.network import LinkProfile, SimNetwork
 from dfsfs.testing.simnode import SimNode
@@ -321,4 +321,4 @@ def simulate(
             return await scenario(simulation)
 
     with deterministic(f"{seed}/scheduling"):
-        return trio.run(run, clock=jumping_clock())
+        return trio.run(run, clock=JumpingClock())

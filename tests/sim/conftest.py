@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from dfsfs.testing.determinism import deterministic, jumping_clock
+from dfsfs.testing.determinism import JumpingClock, deterministic
 from dfsfs.testing.simulator import Simulation
 
 
@@ -18,7 +18,7 @@ def run_in_simulated_time(
 ) -> None:
     """`trio.run` for the tests that ask for `sim`."""
     assert clock is None
-    trio.run(main, clock=jumping_clock(), instruments=instruments)
+    trio.run(main, clock=JumpingClock(), instruments=instruments)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
