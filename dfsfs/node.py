@@ -22,7 +22,7 @@ import trio
 from dfsfs import __version__
 from dfsfs.admin import Key, Listing
 from dfsfs.base.errors import Full, NotSupported, Unavailable
-from dfsfs.base.limits import JOIN_TIMEOUT_S, OVERTAKEN_WAIT_S, STORE_FULL_BYTES
+from dfsfs.base.limits import HANDLERS_MAX, JOIN_TIMEOUT_S, OVERTAKEN_WAIT_S, STORE_FULL_BYTES
 from dfsfs.base.types import Buffer, ContentRef, DigestKind
 from dfsfs.base.units import MIB
 from dfsfs.blocks import SegmentStore
@@ -55,6 +55,8 @@ from dfsfs.net import (
 )
 from dfsfs.runtime import (
     Ballast,
+    Bounds,
+    CallTable,
     Checkpointer,
     Database,
     DirectoryLock,
@@ -96,6 +98,7 @@ class Node:
         self.config = config
         self._transports = transports
         self.world: World = world or RealWorld()
+        self.calls = CallTable()  # what a face was asked to do
         self._stack = AsyncExitStack()
         self._outdated = False  # the next start will be another incarnation
 
@@ -510,7 +513,8 @@ class Node:
                 "bytes": totals.bytes,
             },
             "replication": self.cluster.upkeep.replication(),
-            "bounded": self.cluster.bounded(),
+            "bounded": self._bounded(),
+            "calls": self.calls.figures(),
             "flushes": {"asked": self._sync.calls, "done": self._sync.flushes},
             "coherence": self.cluster.coherence(),
             "workers": [
@@ -524,6 +528,20 @@ class Node:
                 }
                 for status in [*self.cluster.worker_statuses(), self._checkpointer.status]
             ],
+        }
+
+    def _bounded(self) -> Bounds:
+        """Every queue and cache of this node: doc/operations.md has a line for each."""
+        return {
+            **self.world.bounded(),
+            **self.store.bounded(),
+            **self.namespace.bounded(),
+            **self._members_database.bounded("members"),
+            **self._gc_database.bounded("gc"),
+            **self.endpoint.bounded(),
+            **self.cluster.bounded(),
+            **self.filesystem.bounded(),
+            "handlers": [self.calls.under_way, HANDLERS_MAX],
         }
 
     def warn_of_stop(self) -> None:

@@ -22,10 +22,11 @@ from dfsfs.base.errors import Corrupt, DfsError
 from dfsfs.base.limits import (
     LOCATIONS_CACHED_MAX,
     STORE_INDEX_CACHE_BYTES,
+    STORE_WAL_BYTES_MAX,
     STORE_WAL_KEPT_BYTES,
 )
 from dfsfs.base.types import Buffer, Digest
-from dfsfs.runtime import Database
+from dfsfs.runtime import Bounds, Database
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,14 @@ class Index:
                 self._write_row(row)
 
     # -- the database ---------------------------------------------------------------------------
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            **self._database.bounded("index"),
+            "index_log_bytes": [self.log_bytes(), STORE_WAL_BYTES_MAX],
+            "block_locations": [len(self._locations), LOCATIONS_CACHED_MAX],
+        }
 
     def sync(self) -> None:
         """Wait until everything is on stable storage. Blocks."""

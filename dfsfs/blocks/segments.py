@@ -284,6 +284,11 @@ class SegmentFiles:
             raise DfsError(f"cannot examine {self.directory}: {error.strerror}") from error
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
+    @property
+    def open_count(self) -> int:
+        """Segments that are open."""
+        return len(self._files)
+
     def close(self) -> None:
         """Close every file no thread is using."""
         for file in self._files.values():

@@ -39,6 +39,7 @@ from dfsfs.base.limits import (
     RECLAIM_BYTES_MAX,
     RECLAIM_COUNT_MAX,
     SEGMENT_BYTES,
+    SEGMENT_FILES_OPEN_MAX,
     SMALL_BLOCK_BYTES_MAX,
     STORE_RESERVE_BYTES_MAX,
     STORE_RESERVE_DIVISOR,
@@ -54,7 +55,7 @@ from dfsfs.blocks.records import HEADER_BYTES, encode_header
 from dfsfs.blocks.recovery import recover
 from dfsfs.blocks.segments import SegmentFiles
 from dfsfs.blocks.verified import VerifiedMap
-from dfsfs.runtime import GroupCommit, World
+from dfsfs.runtime import Bounds, GroupCommit, World
 
 log = logging.getLogger(__name__)
 
@@ -479,6 +480,17 @@ class SegmentStore:
         )
 
     async def close(self) -> None:
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            **self._index.bounded(),
+            "garbage_bytes": [self._index.garbage_bytes, RECLAIM_BYTES_MAX],
+            "segment_files": [self._files.open_count, SEGMENT_FILES_OPEN_MAX],
+            "bad_blocks": [len(self._bad), BAD_BLOCKS_MAX],
+            "verified_map_bytes": [self._verified.bytes, 0],
+            "pinned_blocks": [len(self.pins), 0],
+        }
+
         """Flush, so that the next start has nothing to verify, and release the files."""
         if self._failure is None:
             try:

@@ -40,6 +40,11 @@ class VerifiedMap:
         if bits is not None and slot >> 3 < len(bits):
             bits[slot >> 3] &= ~(1 << (slot & 7)) & 0xFF
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the bitmaps."""
+        return sum(map(len, self._maps.values()))
+
     def forget(self, segment: int) -> None:
         """A segment is gone."""
         self._maps.pop(segment, None)

@@ -77,6 +77,7 @@ async def _serve_mount(
             node.filesystem,
             mountpoint,
             options,
+            calls=node.calls,
             ready=lambda: ready(_summary(node, mountpoint=mountpoint)),
         )
         node.warn_of_stop()

@@ -16,20 +16,24 @@ from collections.abc import Callable
 import trio
 
 from dfsfs.base.errors import DfsError, Full
-from dfsfs.base.limits import OFFER_COUNT_MAX, STORE_LOW_BYTES_MAX, STORE_LOW_DIVISOR
+from dfsfs.base.limits import (
+    CACHE_BLOCKS_MAX,
+    OFFER_COUNT_MAX,
+    STORE_LOW_BYTES_MAX,
+    STORE_LOW_DIVISOR,
+)
 from dfsfs.base.types import Buffer, Digest, NodeId
 from dfsfs.blocks import BlockStore, Pins
 from dfsfs.cluster.members import MemberTable
 from dfsfs.cluster.placement import lack_of, ranked, replica_set
 from dfsfs.cluster.replicate import Replicator, offer
 from dfsfs.net import Endpoint
-from dfsfs.runtime import WorkerStatus
+from dfsfs.runtime import Bounds, WorkerStatus
 
 IDLE_S = 5.0
 EVICT_STEP = 64  # blocks looked at in one step
 ROOM_STEPS_MAX = 4  # ... and how many steps a put waits for
 PROMISE_S = 120.0  # much longer than an eviction takes from asking to removing
-ENTRIES_MAX = 1 << 20  # remembered cache blocks; others are found again by the next walk
 
 
 class CacheKeeper:
@@ -76,6 +80,13 @@ class CacheKeeper:
     def bytes(self) -> int:
         """Bytes of the cache, as far as its blocks are remembered."""
         return self._bytes
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            "cache_bytes": [self._bytes, self._bytes_max],
+            "cache_blocks": [len(self._cached), CACHE_BLOCKS_MAX],
+        }
 
     def keeps(self, digest: Digest) -> bool:
         """Whether a block that was fetched should stay: as a replica, or because there is room."""
@@ -143,7 +154,7 @@ class CacheKeeper:
 
     def _add(self, digest: Digest) -> None:
         size = self._store.size(digest)
-        if size is not None and len(self._cached) < ENTRIES_MAX:
+        if size is not None and len(self._cached) < CACHE_BLOCKS_MAX:
             self._cached[digest] = size
             self._bytes += size
 

@@ -33,7 +33,7 @@ from dfsfs.cluster.upkeep import Upkeep
 from dfsfs.content import walk
 from dfsfs.namespace import Change, Namespace
 from dfsfs.net import Endpoint, Session
-from dfsfs.runtime import Database, WorkerStatus, World, run_worker
+from dfsfs.runtime import Bounds, Database, WorkerStatus, World, run_worker
 
 log = logging.getLogger(__name__)
 
@@ -273,14 +273,15 @@ class Cluster:
             "visibility_waits": self.publication.waits,
         }
 
-    def bounded(self) -> dict[str, list[int]]:
-        """What waits in memory, and the most that may: bytes or counts, as the limits say."""
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
         uploads = self.replicator.budget
         return {
             "upload_bytes": [uploads.in_use, uploads.bytes_max],
             "fetches": [self.fetcher.under_way, FETCHES_MAX],
             "pending_copies": [self.replicator.pending, PENDING_COPIES_MAX],
-            "pinned_blocks": [len(self._store.pins), 0],
+            **self.cache.bounded(),
+            **self.leases.bounded(),
         }
 
     def peers(self) -> list[dict[str, Any]]:

@@ -121,6 +121,11 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._leases)
 
+    @property
+    def taken(self) -> int:
+        """Permissions of others that are here: at most `limits.LEASES_MAX` for long."""
+        return len(self._taken)
+
     # -- peers --------------------------------------------------------------------------------
 
     def connect(

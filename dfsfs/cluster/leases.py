@@ -24,10 +24,10 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import DfsError, ReadOnly, RemoteProtocolError
-from dfsfs.base.limits import JOINING_TIMEOUT_S, LEASE_TIMEOUT_S, LEASES_PER_MESSAGE_MAX
+from dfsfs.base.limits import JOINING_TIMEOUT_S, LEASE_TIMEOUT_S, LEASES_MAX, LEASES_PER_MESSAGE_MAX
 from dfsfs.base.types import InodeId, NodeId, Origin
 from dfsfs.cluster.lease import Grant, HandOver, LeaseTable, Ready, Request
-from dfsfs.runtime import World
+from dfsfs.runtime import Bounds, World
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,10 @@ class Leases:
         self._timer_s: float | None = None  # when `run` looks again by itself
         self._nursery: trio.Nursery | None = None
         self.statistics = LeaseStatistics()
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {"leases_taken": [self._table.taken, LEASES_MAX]}
 
     @property
     def count(self) -> int:

@@ -27,7 +27,7 @@ from dfsfs.content.nodes import NodeCache, load_node, load_node_nowait, root_of
 from dfsfs.content.patches import unpack
 from dfsfs.content.tree import Leaf, Node, shape_of
 
-_NEAR_NODES_MAX = 64
+_NEAR_NODES_MAX = 16  # of a reader alone, of about 10 KiB: 1 GiB of file
 _NEAR_BYTES = MIB  # the largest request of the kernel: reads this far apart are still in sequence
 
 

@@ -5,6 +5,9 @@ every handler passes here: expected failures become their errno, a handler that 
 `limits.HANDLER_TIMEOUT_S` becomes EIO (the kernel cannot kill a waiting caller: its INTERRUPT does
 not reach us), and a bug becomes EIO, a line in the log with its traceback, and a count.
 
+Every call is counted here as well: how long it took and how it failed (`CallTable`). A handler that
+is only the waiting half of another (its name begins with `_`) is not counted twice.
+
 Cancellation is never caught. `sync_handler` is for handlers that never wait: no deadline to set.
 """
 
@@ -19,6 +22,7 @@ import trio
 
 from dfsfs.base.errors import DfsError
 from dfsfs.base.limits import HANDLER_TIMEOUT_S
+from dfsfs.runtime import CallTable
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,8 @@ Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 class Failures:
     """How often handlers failed in ways nobody expected; read by status and tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: CallTable) -> None:
+        self.calls = calls
         self.bugs = 0
         self.timeouts = 0
 
@@ -56,20 +61,20 @@ def handler(method: Handler) -> Handler:
     """Wrap a handler that may wait."""
 
     @functools.wraps(method)
-    async def guarded(self: Any, *args: Any) -> Any:
-        try:
-            with trio.fail_after(HANDLER_TIMEOUT_S):
-                return await method(self, *args)
-        except pyfuse3.FUSEError:
-            raise
-        except Exception as error:
-            raise self.failures.translate(method.__name__, error) from error
+    async def bounded(self: Any, *args: Any) -> Any:
+        with trio.fail_after(HANDLER_TIMEOUT_S):
+            return await method(self, *args)
 
-    return guarded  # type: ignore[return-value] # the same call, but for what it raises
+    return _guarded(bounded)  # type: ignore[return-value] # the same call, but for what it raises
 
 
 def sync_handler(method: Handler) -> Handler:
     """Wrap a handler that never waits: it is on the hottest paths, and needs no deadline."""
+    return _guarded(method)
+
+
+def _guarded(method: Handler) -> Handler:
+    verb = method.__name__
 
     @functools.wraps(method)
     async def guarded(self: Any, *args: Any) -> Any:
@@ -78,6 +83,26 @@ def sync_handler(method: Handler) -> Handler:
         except pyfuse3.FUSEError:
             raise
         except Exception as error:
-            raise self.failures.translate(method.__name__, error) from error
+            raise self.failures.translate(verb, error) from error
 
-    return guarded  # type: ignore[return-value] # the same call, but for what it raises
+    @functools.wraps(method)
+    async def counted(self: Any, *args: Any) -> Any:
+        failures: Failures = self.failures
+        calls = failures.calls
+        failure = 0
+        begin_s = trio.current_time()
+        calls.under_way += 1
+        try:
+            return await method(self, *args)
+        except pyfuse3.FUSEError as error:
+            failure = error.errno
+            raise
+        except Exception as error:
+            translated = failures.translate(verb, error)
+            failure = translated.errno
+            raise translated from error
+        finally:
+            calls.under_way -= 1
+            calls.ended(verb, trio.current_time() - begin_s, failure)
+
+    return guarded if verb.startswith("_") else counted  # type: ignore[return-value] # as above

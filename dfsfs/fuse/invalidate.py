@@ -84,6 +84,11 @@ class Lane:
         if new:
             self._ready.release()
 
+    @property
+    def waiting(self) -> int:
+        """Requests no thread has taken up yet."""
+        return len(self._waiting)
+
     def is_running(self, inode: InodeId) -> bool:
         """Whether the kernel is being told something of this inode right now."""
         if not self._running:
@@ -207,6 +212,11 @@ class KernelInvalidator:
     def dropped(self) -> int:
         """Requests given up because too many waited."""
         return self._idle.dropped + self._busy.dropped
+
+    @property
+    def waiting(self) -> int:
+        """Requests the kernel has not been told yet."""
+        return self._idle.waiting + self._busy.waiting
 
     def entry(self, directory: InodeId, name: bytes, *, busy: bool) -> None:
         """Forget what a name is."""

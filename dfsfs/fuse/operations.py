@@ -28,6 +28,7 @@ from dfsfs.base.types import Buffer, InodeId
 from dfsfs.fuse import convert
 from dfsfs.fuse.border import Failures, handler, sync_handler
 from dfsfs.namespace import Inode
+from dfsfs.runtime import CallTable
 from dfsfs.vfs import VIRTUAL_XATTR_PREFIX, Filesystem
 
 _DOTS = (b".", b"..")
@@ -40,9 +41,9 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False  # it ignores sizes and times from other mounts (decision 7)
     enable_acl = False
 
-    def __init__(self, filesystem: Filesystem) -> None:
+    def __init__(self, filesystem: Filesystem, calls: CallTable) -> None:
         self._filesystem = filesystem
-        self.failures = Failures()
+        self.failures = Failures(calls)
 
     def _attributes(self, value: Inode) -> EntryAttributes:
         return convert.attributes(value, dirty=self._filesystem.is_dirty(value.inode))

@@ -17,16 +17,17 @@ import pyfuse3
 import trio
 
 from dfsfs.base.errors import Misconfigured
+from dfsfs.base.limits import HANDLERS_MAX
 from dfsfs.fuse.epoch import Epoch
 from dfsfs.fuse.invalidate import KernelInvalidator
 from dfsfs.fuse.mounts import check_mountpoint
 from dfsfs.fuse.operations import Operations
 from dfsfs.fuse.tuning import tune
+from dfsfs.runtime import CallTable
 from dfsfs.vfs import Filesystem
 
 log = logging.getLogger(__name__)
 
-TASKS_MAX = 1000  # requests in handlers at a time; fewer than are waiting would stall the rest
 _OURS = frozenset({"default_permissions", "fsname=dfs", "subtype=dfs"})
 _REFUSED = ("fsname", "subtype", "max_read", "rootmode", "user_id", "group_id", "fd")
 
@@ -54,18 +55,19 @@ async def serve(
     mountpoint: Path,
     options: Iterable[str] = (),
     *,
+    calls: CallTable,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Mount `filesystem`, whose `run` is running, and serve it until it is unmounted.
 
-    `ready` is called when the mount answers.
+    `calls` counts what the kernel asks; `ready` is called when the mount answers.
 
     Raises:
         Misconfigured: it cannot be mounted there, or not with these options.
     """
     options = frozenset(options)
     mountpoint = await trio.to_thread.run_sync(check_mountpoint, mountpoint)
-    operations = Operations(filesystem)
+    operations = Operations(filesystem, calls)
     try:
         pyfuse3.init(operations, str(mountpoint), mount_options(options))
     except RuntimeError as error:
@@ -79,7 +81,7 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 await nursery.start(_end_on_signal)
                 nursery.start_soon(_announce, mountpoint, ready)
-                await pyfuse3.main(min_tasks=1, max_tasks=TASKS_MAX)
+                await pyfuse3.main(min_tasks=1, max_tasks=HANDLERS_MAX)
                 await filesystem.commit_all()
                 nursery.cancel_scope.cancel()
         finally:

@@ -41,7 +41,7 @@ from dfsfs.namespace.update import join_rows
 from dfsfs.namespace.verbs import Verbs
 from dfsfs.namespace.whole import read_conflicts, read_contents
 from dfsfs.namespace.working import Irregular, WorkingSet
-from dfsfs.runtime import Database
+from dfsfs.runtime import Bounds, Database
 
 
 class Namespace:
@@ -437,6 +437,10 @@ class Namespace:
         """What is shown, counted."""
         irregular = self._irregular
         return Totals(irregular.files, irregular.directories, irregular.bytes)
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {**self._database.bounded("namespace"), **self._reader.bounded()}
 
     def check(self) -> builtins.list[str]:
         """Every violated invariant, as a sentence; slow, reads everything."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dfsfs.base.codec import decode
 from dfsfs.base.errors import NotDirectory, NotFound
-from dfsfs.base.limits import INODE_CACHE_COUNT, ROWS_MESSAGE_BYTES_MAX
+from dfsfs.base.limits import INODE_CACHE_BYTES_MAX, INODE_CACHE_COUNT, ROWS_MESSAGE_BYTES_MAX
 from dfsfs.base.types import (
     EMPTY_CONTENT,
     ROOT_INODE,
@@ -23,7 +23,7 @@ from dfsfs.base.types import (
 )
 from dfsfs.namespace.types import Entry, Inode
 from dfsfs.namespace.working import ALONE, KEEPS, LOSER, UNKNOWN_KIND, Irregular, read_slots
-from dfsfs.runtime import Database
+from dfsfs.runtime import Bounds, Database
 
 _COLUMNS = (
     "i.inode, i.kind, COALESCE(i.set_mode, i.mode), COALESCE(i.set_uid, i.uid),"
@@ -56,6 +56,10 @@ class Found(NamedTuple):
     is_copy: bool
 
 
+def _inline_bytes(inode: Inode) -> int:
+    return len(inode.content.inline or b"")
+
+
 class Reader:
     """The tree as it is now. Owned by the namespace."""
 
@@ -63,22 +67,37 @@ class Reader:
         self._database = database
         self._irregular = irregular
         self._cache: OrderedDict[InodeId, Inode] = OrderedDict()
+        self._cache_bytes = 0  # of inline content and patches: a full cache of them is 1 GiB
 
     def forget(self, inodes: Iterable[InodeId]) -> None:
         """Drop inodes that changed from the cache."""
         for inode in inodes:
-            self._cache.pop(inode, None)
+            known = self._cache.pop(inode, None)
+            if known is not None:
+                self._cache_bytes -= _inline_bytes(known)
 
     def forget_all(self) -> None:
         """Empty the cache: nobody knows what a rolled back update had made visible."""
         self._cache.clear()
+        self._cache_bytes = 0
 
     def remember(self, inode: Inode) -> None:
         """Put an inode as just committed into the cache."""
         cache = self._cache
+        known = cache.get(inode.inode)
+        if known is not None:
+            self._cache_bytes -= _inline_bytes(known)
         cache[inode.inode] = inode
-        if len(cache) > INODE_CACHE_COUNT:
-            cache.popitem(last=False)
+        self._cache_bytes += _inline_bytes(inode)
+        while len(cache) > INODE_CACHE_COUNT or self._cache_bytes > INODE_CACHE_BYTES_MAX:
+            self._cache_bytes -= _inline_bytes(cache.popitem(last=False)[1])
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            "inode_cache": [len(self._cache), INODE_CACHE_COUNT],
+            "inode_cache_bytes": [self._cache_bytes, INODE_CACHE_BYTES_MAX],
+        }
 
     def cached(self, inode: InodeId) -> Inode | None:
         """The inode if it is in the cache."""

@@ -36,7 +36,10 @@ from dfsfs.base.limits import (
     DIAL_TIMEOUT_S,
     HANDSHAKE_TIMEOUT_S,
     HANDSHAKES_MAX,
+    INBOUND_BYTES_MAX,
     MEMBERS_MAX,
+    SEND_QUEUE_BYTES_MAX,
+    URGENT_QUEUE_BYTES_MAX,
 )
 from dfsfs.base.types import NodeId
 from dfsfs.net.greeting import DuplicateConnection, exchange_hello, refuse, wait_admission
@@ -44,7 +47,7 @@ from dfsfs.net.handlers import CallHandler, Handlers, Peer, StreamHandler
 from dfsfs.net.session import Session
 from dfsfs.net.statistics import SessionStatistics
 from dfsfs.net.transport import Address, Listener, Stream, Transports, transport_of
-from dfsfs.runtime import World
+from dfsfs.runtime import Bounds, World
 from dfsfs.wire import VERSION_MAX, VERSION_MIN, Connection, Hello
 
 log = logging.getLogger(__name__)
@@ -117,6 +120,22 @@ class Endpoint:
         for session in self.sessions.values():
             total.add(session.statistics)
         return total
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is: of the queues of each peer the fullest."""
+        sessions = self.sessions.values()
+        return {
+            "sessions": [len(sessions), MEMBERS_MAX],
+            "handshakes": [self._handshakes, HANDSHAKES_MAX],
+            "peer_send_bytes": [
+                max((session.outbox.queued_bytes for session in sessions), default=0),
+                SEND_QUEUE_BYTES_MAX + URGENT_QUEUE_BYTES_MAX,
+            ],
+            "peer_inbound_bytes": [
+                max((session.inbound_bytes for session in sessions), default=0),
+                INBOUND_BYTES_MAX,
+            ],
+        }
 
     # -- running ------------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ class Outbox:
         self._room = trio.lowlevel.ParkingLot()
         self._closed = False
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of frames that wait."""
+        return self._urgent_bytes + self._bulk_bytes
+
     # -- putting ------------------------------------------------------------------------------
 
     def has_room(self, size: int) -> bool:

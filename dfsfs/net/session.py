@@ -123,6 +123,11 @@ class Session:
             Goodbye: self._on_goodbye,
         }
 
+    @property
+    def inbound_bytes(self) -> int:
+        """Payloads that what it runs for the peer holds."""
+        return self._inbound_bytes
+
     # -- for the layers above -----------------------------------------------------------------
 
     async def call(

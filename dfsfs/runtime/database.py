@@ -18,6 +18,7 @@ import apsw
 
 from dfsfs.base.errors import Corrupt, DfsError, Full
 from dfsfs.base.limits import WAL_BYTES_MAX
+from dfsfs.runtime.figures import Bounds
 
 Row = tuple[Any, ...]
 SNAPSHOT_CACHE_BYTES = 16 * 1024 * 1024
@@ -38,6 +39,7 @@ class Database:
         try:
             self._connection = apsw.Connection(
                 ":memory:" if path is None else str(path), statementcachesize=_STATEMENTS_CACHED
+        self._cache_bytes = cache_bytes
             )
             self._connection.set_busy_timeout(5000)
             execute = self._connection.execute
@@ -171,6 +173,14 @@ class Database:
             connection.close()
 
     def close(self) -> None:
+    def bounded(self, name: str) -> Bounds:
+        """Its page cache and its write-ahead log, which a checkpoint folds when it can."""
+        cached_bytes, _ = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
+        return {
+            f"{name}_pages_bytes": [cached_bytes, self._cache_bytes],
+            f"{name}_log_bytes": [self.wal_bytes(), WAL_BYTES_MAX],
+        }
+
         """Close the connection; nothing durable depends on it."""
         self._connection.close()
 

@@ -14,6 +14,7 @@ import trio
 
 from dfsfs.base.limits import BLOCKING_THREADS_MAX
 
+from dfsfs.runtime.figures import Bounds
 T = TypeVar("T")
 
 
@@ -36,6 +37,19 @@ class World(Protocol):
     async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
         """Run `function(*args)` off the loop. Not cancellable: it always runs to its end."""
         ...
+    def place(self, directory: Path) -> tuple[str, str]:
+        """Two names: of a directory, which a copy of it has not, and of the machine's last start.
+
+        They differ from those noted earlier if the directory is a copy or was put back from a
+        backup, or if the machine was started since (a power cut may have taken what was not
+        flushed).
+        """
+        ...
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        ...
+
 
 
 class RealWorld:
@@ -61,3 +75,11 @@ class RealWorld:
     async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
         """Run `function(*args)` in a thread; waits for a free one of `threads_max`."""
         return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
+    def place(self, directory: Path) -> tuple[str, str]:
+        """Inode number of the directory; boot id of the machine."""
+        return str(directory.stat().st_ino), _BOOT_ID.read_text().strip()
+
+    def bounded(self) -> Bounds:
+        """Threads at work."""
+        return {"threads": [self._threads.borrowed_tokens, int(self._threads.total_tokens)]}
+

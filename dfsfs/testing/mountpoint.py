@@ -40,7 +40,7 @@ from dfsfs.namespace import (
     Inode,
     Namespace,
 )
-from dfsfs.runtime import Database, RealWorld
+from dfsfs.runtime import CallTable, Database, RealWorld
 from dfsfs.vfs import Filesystem, LocalFacts, Space
 
 START_TIMEOUT_S = 60.0
@@ -351,7 +351,13 @@ async def _run(mountpoint: Path, state: Path, options: list[str], shift: int) ->
     async with trio.open_nursery() as nursery:
         await nursery.start(child.filesystem.run)
         nursery.start_soon(_obey, child)
-        await serve(child.filesystem, mountpoint, options, ready=lambda: _say("ready"))
+        await serve(
+            child.filesystem,
+            mountpoint,
+            options,
+            calls=CallTable(),
+            ready=lambda: _say("ready"),
+        )
         nursery.cancel_scope.cancel()
     await store.close()
 

@@ -5,13 +5,16 @@
 
 from dfsfs.vfs.attributes import Caller, SetAttributes
 from dfsfs.vfs.files import Opened
-from dfsfs.vfs.filesystem import (
-    VIRTUAL_XATTR_PREFIX,
-    DirectoryEntry,
-    Filesystem,
+from dfsfs.vfs.filesystem import VIRTUAL_XATTR_PREFIX, Filesystem
+from dfsfs.vfs.handles import DirectoryEntry
+from dfsfs.vfs.interface import (
+    FileFacts,
+    Invalidator,
+    Leases,
+    Publication,
+    Space,
     Statistics,
 )
-from dfsfs.vfs.interface import FileFacts, Invalidator, Leases, Publication, Space
 from dfsfs.vfs.local import LocalFacts, LocalPublication, NoKernel, NoLeases
 
 __all__ = [

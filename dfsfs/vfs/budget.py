@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from dfsfs.base.errors import DfsError
+from dfsfs.runtime import Bounds
 
 
 class Spillable(Protocol):
@@ -37,6 +38,10 @@ class WriteBudget:
     def exceeded(self) -> bool:
         """Whether writers must wait."""
         return self.used > self._bytes_max
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {"write_buffer_bytes": [self.used, self._bytes_max]}
 
     def join(self, buffer: Spillable) -> None:
         """A buffer became dirty."""

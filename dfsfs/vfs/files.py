@@ -24,6 +24,7 @@ import trio
 
 from dfsfs.base.errors import BadHandle, DfsError, Invalid, IsDirectory
 from dfsfs.base.limits import (
+    NODE_CACHE_BYTES_MAX,
     PATCHES_BYTES_MAX,
     PATCHES_CLOSED_BYTES_MAX,
     READER_SETTLE_S,
@@ -35,9 +36,9 @@ from dfsfs.base.limits import (
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.base.units import NS_PER_S
 from dfsfs.blocks import Storage
-from dfsfs.content import ContentReader
+from dfsfs.content import ContentReader, NodeCache
 from dfsfs.namespace import Inode, Namespace
-from dfsfs.runtime import World
+from dfsfs.runtime import Bounds, World
 from dfsfs.vfs.attributes import SUID_SGID, Caller
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.buffer import WriteBuffer
@@ -88,9 +89,17 @@ class Files:
         self._shift = shift
         self.atime = True  # off for a mount with `noatime`
         self._open: dict[InodeId, OpenFile] = {}
+        self._nodes = NodeCache()
         self.readers = Readers(world)
         self._shared: dict[InodeId, float] = {}  # until when, in the order of the last collision
         self._nursery: trio.Nursery | None = None
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            "tree_nodes_bytes": [self._nodes.bytes, NODE_CACHE_BYTES_MAX],
+            "shared_files": [len(self._shared), SHARED_FILES_MAX],
+        }
 
     def start(self, nursery: trio.Nursery) -> None:
         """From now on files can be written."""
@@ -241,7 +250,7 @@ class Files:
         content = file.content if handle.direct else file.cached
         if content is not handle.content or file.cached is not file.content:
             content = self._version(handle)
-        reader = handle.reader_of(self._storage, content)
+        reader = handle.reader_of(self._storage, content, self._nodes)
         if offset + size < content.size:
             handle.end_s = None
         elif handle.end_s is None:

@@ -14,7 +14,7 @@ Other commits of this node (peers' changes, the library API) reach the kernel th
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import trio
 
@@ -34,7 +34,7 @@ from dfsfs.base.limits import BLOCK_SHIFT_DEFAULT, NAME_BYTES_MAX, WRITE_BUFFER_
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.blocks import Storage
 from dfsfs.namespace import AttributeChanges, Change, Inode, Namespace, Removed
-from dfsfs.runtime import World
+from dfsfs.runtime import Bounds, World
 from dfsfs.vfs.attributes import (
     MODE_MASK,
     RENAME_EXCHANGE,
@@ -46,8 +46,8 @@ from dfsfs.vfs.attributes import (
 )
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.files import Files, Opened
-from dfsfs.vfs.handles import DirectoryHandle, HandleTable
-from dfsfs.vfs.interface import FileFacts, Invalidator, Leases, Publication
+from dfsfs.vfs.handles import DirectoryEntry, DirectoryHandle, HandleTable
+from dfsfs.vfs.interface import FileFacts, Invalidator, Leases, Publication, Statistics
 from dfsfs.vfs.kernel import EntryName, KernelView
 from dfsfs.vfs.leasing import Leasing
 from dfsfs.vfs.local import NO_LEASES, NoKernel
@@ -60,23 +60,6 @@ KEY_XATTR = b"user.dfs.key"
 REPLICAS_XATTR = b"user.dfs.replicas"
 VIRTUAL_XATTR_PREFIX = b"user.dfs."
 _XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
-
-
-class DirectoryEntry(NamedTuple):
-    """One name as readdir(3) gives it; reading on at `position` gives the next."""
-
-    name: bytes
-    inode: Inode
-    position: int
-
-
-class Statistics(NamedTuple):
-    """statfs(2), in bytes and inodes."""
-
-    capacity_bytes: int
-    free_bytes: int
-    files: int
-    name_bytes_max: int
 
 
 class Filesystem:
@@ -102,6 +85,7 @@ class Filesystem:
         self._leasing = Leasing(namespace, leases, self._kernel)
         self._handles = HandleTable()
         self._expected: tuple[EntryName, ...] | None = None
+        self._budget = WriteBudget(write_buffer_bytes_max)
         self._files = Files(
             world,
             namespace,
@@ -110,7 +94,7 @@ class Filesystem:
             self._leasing,
             kernel=self._kernel,
             handles=self._handles,
-            budget=WriteBudget(write_buffer_bytes_max),
+            budget=self._budget,
             shift=shift,
         )
         namespace.subscribe(self.changed)
@@ -123,6 +107,15 @@ class Filesystem:
     def detach(self) -> None:
         """The kernel is gone, and with it all it had cached and open."""
         self._kernel.attach(NoKernel())
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            **self._budget.bounded(),
+            **self._handles.bounded(),
+            **self._files.bounded(),
+            **self._kernel.bounded(),
+        }
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Store blocks in the background until cancelled; commit what is open at the end."""
@@ -445,7 +438,7 @@ class Filesystem:
         handle = self._handles.directory(number)
         if position == 0 or handle.items is None:
             self._files.touch_atime(self._namespace.get(handle.inode))
-            handle.read(self._namespace)
+            self._handles.read_names(handle, self._namespace)
         assert handle.items is not None
         for at in range(position, len(handle.items)):
             name, inode, _kind = handle.items[at]

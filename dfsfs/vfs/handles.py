@@ -8,14 +8,15 @@ Sync and owned by the filesystem; nothing here waits or writes.
 """
 
 import os
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dfsfs.base.errors import BadHandle, NotFound, TooManyOpen
-from dfsfs.base.limits import OPEN_HANDLES_MAX, READER_SETTLE_S
+from dfsfs.base.limits import LISTED_NAMES_MAX, OPEN_HANDLES_MAX, READER_SETTLE_S
 from dfsfs.base.types import ContentRef, FileKind, InodeId
 from dfsfs.blocks import Storage
-from dfsfs.content import ContentReader
-from dfsfs.namespace import Namespace
+from dfsfs.content import ContentReader, NodeCache
+from dfsfs.namespace import Inode, Namespace
+from dfsfs.runtime import Bounds
 from dfsfs.vfs.buffer import WriteBuffer
 
 H = TypeVar("H")
@@ -137,13 +138,21 @@ class FileHandle:
         """Whether it may be in the middle of its version."""
         return self.started and (self.end_s is None or now_s - self.end_s < READER_SETTLE_S)
 
-    def reader_of(self, storage: Storage, wanted: ContentRef) -> ContentReader:
+    def reader_of(self, storage: Storage, wanted: ContentRef, nodes: NodeCache) -> ContentReader:
         """A reader of the version this handle is to see."""
         if self.reader is None or self.content is not wanted:
             self.content = wanted
-            self.reader = ContentReader(storage, wanted)
+            self.reader = ContentReader(storage, wanted, nodes=nodes)
             self.started, self.end_s = True, None
         return self.reader
+
+
+class DirectoryEntry(NamedTuple):
+    """One name as readdir(3) gives it; reading on at `position` gives the next."""
+
+    name: bytes
+    inode: Inode
+    position: int
 
 
 class DirectoryHandle:
@@ -157,6 +166,11 @@ class DirectoryHandle:
     def __init__(self, inode: InodeId) -> None:
         self.inode = inode
         self.items: list[DirectoryItem] | None = None
+
+    @property
+    def count(self) -> int:
+        """Names it holds."""
+        return 0 if self.items is None else len(self.items)
 
     def read(self, namespace: Namespace) -> None:
         """Take the names as they are now; a removed directory has none."""
@@ -180,9 +194,17 @@ class HandleTable:
         self._files: dict[int, FileHandle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._next = 1
+        self._listed = 0  # names that directory handles hold
 
     def __len__(self) -> int:
         return len(self._files) + len(self._directories)
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            "open_handles": [len(self), OPEN_HANDLES_MAX],
+            "listed_names": [self._listed, LISTED_NAMES_MAX],
+        }
 
     def add_file(self, handle: FileHandle) -> int:
         """Number a handle."""
@@ -230,5 +252,18 @@ class HandleTable:
 
     def remove_directory(self, number: int) -> None:
         """Take a handle out; its number never comes back."""
-        self.directory(number)
+        self._listed -= self.directory(number).count
         del self._directories[number]
+
+    def read_names(self, handle: DirectoryHandle, namespace: Namespace) -> None:
+        """Have an open directory hold its names as they are now.
+
+        Raises:
+            TooManyOpen: others hold so many that there is no room. One alone may hold any number.
+        """
+        self._listed -= handle.count
+        handle.read(namespace)
+        if self._listed and self._listed + handle.count > LISTED_NAMES_MAX:
+            handle.items = None
+            raise TooManyOpen("open directories hold too many names")
+        self._listed += handle.count

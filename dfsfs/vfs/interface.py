@@ -6,7 +6,7 @@ a node alone and of a filesystem without a mount.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dfsfs.base.types import ContentRef, InodeId
 
@@ -61,6 +61,15 @@ class Space:
     free_bytes: int
 
 
+class Statistics(NamedTuple):
+    """statfs(2), in bytes and inodes."""
+
+    capacity_bytes: int
+    free_bytes: int
+    files: int
+    name_bytes_max: int
+
+
 class FileFacts(Protocol):
     """Values of the virtual xattrs, and the space of the network."""
 
@@ -112,6 +121,11 @@ class Invalidator(Protocol):
 
     def pages_pending(self, inode: InodeId) -> bool:
         """Whether a call of `pages` for this inode has not reached the kernel yet."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests the kernel has not been told yet."""
         ...
 
     async def settled(self) -> None:

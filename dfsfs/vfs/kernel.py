@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 import trio
 
 from dfsfs.base.errors import DfsError
-from dfsfs.base.limits import CONTENDED_MAX, CONTENDED_S
+from dfsfs.base.limits import CONTENDED_MAX, CONTENDED_S, INVALIDATIONS_MAX
 from dfsfs.base.types import ROOT_INODE, InodeId
 from dfsfs.namespace import Change, Namespace
+from dfsfs.runtime import Bounds
 from dfsfs.vfs.interface import Invalidator
 from dfsfs.vfs.local import NoKernel
 
@@ -43,6 +44,14 @@ class KernelView:
         """A kernel that knows nothing yet but the root."""
         self._invalidator = invalidator
         self._lookups = {ROOT_INODE: 1}
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            "kernel_inodes": [len(self._lookups), 0],
+            "contended_directories": [len(self._contended), CONTENDED_MAX],
+            "invalidations": [self._invalidator.waiting, INVALIDATIONS_MAX],
+        }
 
     # -- what the kernel knows ----------------------------------------------------------------
 

@@ -77,5 +77,10 @@ class NoKernel:
         """Nothing ever is."""
         return False
 
+    @property
+    def waiting(self) -> int:
+        """Nothing ever does."""
+        return 0
+
     async def settled(self) -> None:
         """Nothing to wait for."""

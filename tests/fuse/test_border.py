@@ -10,13 +10,14 @@ import trio.testing
 from dfsfs.base.errors import Corrupt, DfsError, Exists, NotFound
 from dfsfs.base.limits import HANDLER_TIMEOUT_S
 from dfsfs.fuse.border import Failures, handler, sync_handler
+from dfsfs.runtime import CallTable
 
 
 class Handlers:
     """Handlers that fail in every way."""
 
     def __init__(self) -> None:
-        self.failures = Failures()
+        self.failures = Failures(CallTable())
 
     @handler
     async def fail(self, error: BaseException) -> None:

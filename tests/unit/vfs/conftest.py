@@ -43,6 +43,10 @@ class NotingInvalidator:
     def pages_pending(self, inode: InodeId) -> bool:
         return any(note[:2] == ("pages", inode) for note in self.notes)
 
+    @property
+    def waiting(self) -> int:
+        return 0
+
     async def settled(self) -> None:
         self.settles += 1
 
