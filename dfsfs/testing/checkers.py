@@ -1,21 +1,27 @@
 """What must be true of a network: pure questions to its nodes and its history.
 
 Each returns sentences about what is wrong, so an empty list is good. They are the oracle of the
-simulation; those about trees and copies need a network at rest, see `Simulation.converge`.
+simulation; those about trees need a network at rest, see `Simulation.converge`. Where blocks are is
+judged in `dfsfs/testing/copies.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 
-from dfsfs.base.errors import DfsError
-from dfsfs.base.types import ContentRef, Digest, FileKind, digest_text
-from dfsfs.cluster.placement import replica_set
+from dfsfs.base.errors import DfsError, NotFound
+from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId
 from dfsfs.content import ContentReader
+from dfsfs.namespace import CONFLICT_MARK, Namespace
 from dfsfs.testing.history import Call, History, shown_files, walk
 from dfsfs.testing.simnode import READ_BYTES, SimNode
 
 REMOVING = ("unlink", "rename", "rmdir")
-PAGE = 512
+TAKING = {"unlink": 0, "rmdir": 0, "rename": 0}
+"""Verbs that end a name, and which of their paths that is."""
+MAKING = {"create": 0, "write": 0, "append": 0, "mkdir": 0, "link": 1, "rename": 1}
+"""Verbs that may begin a name, and which of their paths that is."""
+EXCLUSIVE = ("create", "mkdir", "link")
+"""Those of them that fail if there is such a name."""
 
 
 # -- at rest --------------------------------------------------------------------------------------
@@ -46,28 +52,6 @@ def different_trees(nodes: Sequence[SimNode]) -> list[str]:
 def broken_trees(nodes: Sequence[SimNode]) -> list[str]:
     """Trees that are not valid, or do not follow from their rows."""
     return [f"{node.name}: {problem}" for node in nodes for problem in node.node.namespace.check()]
-
-
-def missing_copies(nodes: Sequence[SimNode]) -> list[str]:
-    """Blocks that a node which should have them, and runs, has not (promise 10)."""
-    running = {node.identity.node_id: node for node in nodes}
-    digests = {digest for node in nodes for digest in _stored(node)}
-    problems = []
-    for digest in sorted(digests):
-        candidates = nodes[0].node.members.candidates
-        problems += [
-            f"{digest_text(digest)[:20]} is not on {running[home].name}"
-            for home in replica_set(digest, candidates, nodes[0].config.replicas)
-            if home in running and not running[home].node.store.has(digest)
-        ]
-    return problems
-
-
-def _stored(node: SimNode) -> Iterator[Digest]:
-    after: Digest | None = None
-    while page := node.node.store.page(after, PAGE):
-        yield from page
-        after = page[-1]
 
 
 async def unreadable(nodes: Sequence[SimNode]) -> list[str]:
@@ -118,7 +102,7 @@ def _lost(history: History, call: Call, shown: set[ContentRef]) -> str:
     commits = history.committed(call)
     if call.written in shown or call.written in history.replaced:
         return ""
-    if history.lost_its_name(call):
+    if history.lost_its_name(call) or history.lost_with_its_node(call):
         return ""
     if not commits:
         return "it was never committed"
@@ -179,23 +163,124 @@ def slow_calls(history: History, longest_s: float) -> list[str]:
     ]
 
 
-def shared_exclusive_creates(history: History) -> list[str]:
-    """Names that two connected mounts both created with O_EXCL at one time (promise 5)."""
-    creates = list(history.acknowledged("create"))
+def shared_wins(history: History) -> list[str]:
+    """Names that two connected mounts both made, or both took away, at one time (promise 5).
+
+    Unless in the meantime somebody did the opposite, or their company changed.
+    """
+    done = [call for call in history.calls if call.verb in TAKING or call.verb in MAKING]
     return [
-        f"{one.node} and {other.node} both created {one.path} at {other.start_s:.3f} s"
-        for one, other in combinations(creates, 2)
-        if one.path == other.path
-        and one.node != other.node
-        and not one.took_place_before(other)
-        and _connected_throughout(one, other)
+        f"{one.node} {one.verb} and {other.node} {other.verb}: both won {path} at"
+        f" {other.start_s:.3f} s"
+        for verbs, opposite in ((_exclusive(), TAKING), (TAKING, MAKING))
+        for path, one, other in _rivals(done, verbs)
+        if _same_company(one, other)
+        and not any(_may_undo(call, opposite, path, one, other) for call in done)
     ]
 
 
-def _connected_throughout(one: Call, other: Call) -> bool:
-    """Whether the mounts of two calls were connected from the first's begin to the second's end."""
-    epochs = {call.get(node) for call, node in (
-        (one.epochs, other.node), (one.end_epochs, other.node),
-        (other.epochs, one.node), (other.end_epochs, one.node),
-    )}  # fmt: skip
-    return len(epochs) == 1 and None not in epochs
+def _exclusive() -> dict[str, int]:
+    return {verb: MAKING[verb] for verb in EXCLUSIVE}
+
+
+def _rivals(calls: Sequence[Call], verbs: dict[str, int]) -> list[tuple[str, Call, Call]]:
+    """Calls on different nodes that had overlapped and both succeeded on one path."""
+    linked = any(call.verb == "link" and call.acknowledged for call in calls)
+    won = [
+        call
+        for call in calls
+        if call.verb in verbs and call.acknowledged and not _may_do_nothing(call, linked)
+    ]
+    by_path: dict[str, list[Call]] = {}
+    for call in won:
+        by_path.setdefault(_path(call, verbs), []).append(call)
+    return [
+        (path, one, other)
+        for path, rivals in by_path.items()
+        for one, other in combinations(rivals, 2)
+        if one.node != other.node and not one.took_place_before(other)
+    ]
+
+
+def _may_do_nothing(call: Call, linked: bool) -> bool:
+    """Whether it may have been a rename of a file to another name of itself, which changes nothing.
+
+    `linked`: there are files of several names.
+    """
+    return call.verb == "rename" and (linked or _path(call, TAKING) == _path(call, MAKING))
+
+
+def _path(call: Call, verbs: dict[str, int]) -> str:
+    """The path a call is about; those of two have a space between."""
+    first, _, second = call.path.partition(" /")
+    return f"/{second}" if verbs[call.verb] else first
+
+
+def _same_company(one: Call, other: Call) -> bool:
+    """Whether two mounts were connected all the time, and nobody came or went meanwhile."""
+    return (
+        other.node in one.epochs
+        and one.epochs.get(other.node) == other.end_epochs.get(one.node)
+        and one.epochs == one.end_epochs
+        and other.epochs == other.end_epochs
+    )
+
+
+def _may_undo(call: Call, verbs: dict[str, int], path: str, one: Call, other: Call) -> bool:
+    """Whether a call that overlaps with one of two may have undone what that did to the path."""
+    if call in (one, other) or call.verb not in verbs:
+        return False
+    if call.took_place_before(one) or other.took_place_before(call):
+        return False
+    # A directory above it may have been moved as well.
+    return call.verb == "rename" or _path(call, verbs) == path
+
+
+def wrong_conflicts(history: History, nodes: Sequence[SimNode]) -> list[str]:
+    """Where what `dfs conflicts` lists is not what happened.
+
+    It lists every name that says so and no other, and the two versions are siblings: neither was
+    written by somebody who saw the other.
+    """
+    problems: list[str] = []
+    for node in nodes:
+        namespace = node.node.namespace
+        listed = {(c.directory, c.name): c for c in namespace.conflicts(None, 1 << 20)}
+        shown = {
+            (directory, name)
+            for directory in _directories(node)
+            for name, _, _ in namespace.names(directory)
+            if CONFLICT_MARK in name
+        }
+        problems += [
+            f"{node.name} lists {name!r} as a conflict, and does not show it"
+            for _, name in sorted(listed.keys() - shown)
+        ]
+        problems += [
+            f"{node.name} shows {name!r}, and does not list it as a conflict"
+            for _, name in sorted(shown - listed.keys())
+        ]
+    for (directory, name), conflict in listed.items():  # the same on all nodes, as trees are
+        copy, original = _shown(namespace, directory, name), conflict.original
+        other = _shown(namespace, directory, original)
+        if copy is None or other is None:
+            continue
+        if other == copy:
+            problems.append(f"{name!r} and {original!r} are the same")
+        if other in history.successors(copy) or copy in history.successors(other):
+            problems.append(f"{name!r} is no conflict: {original!r} was written by who saw it")
+    return problems
+
+
+def _shown(namespace: Namespace, directory: InodeId, name: bytes) -> ContentRef | None:
+    """The content of a file that has some."""
+    try:
+        inode = namespace.lookup(directory, name)
+    except NotFound:
+        return None
+    return inode.content if inode.kind is FileKind.REGULAR and inode.size else None
+
+
+def _directories(node: SimNode) -> list[InodeId]:
+    namespace = node.node.namespace
+    return [ROOT_INODE, *(i.inode for _, i in walk(namespace) if i.kind is FileKind.DIRECTORY)]

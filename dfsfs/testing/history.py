@@ -4,9 +4,14 @@
 what. `Observer` watches one node's tree at every commit, and learns from it which content replaced
 or removed which, where somebody saw it. The checkers judge a run by these two alone: they know
 neither rows nor stamps, so they do not share the mistakes of what they judge.
+
+What a program writes in one piece is a *unit* and begins with a label of its own. So the bytes of
+every read can be judged: they are whole units, one after the other.
 """
 
+import hashlib
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,6 +21,7 @@ from dfsfs.base.types import EMPTY_CONTENT, ROOT_INODE, ContentRef, FileKind, In
 from dfsfs.namespace import Change, Inode, Namespace
 
 WRITING = ("write", "create", "append")
+LABEL_BYTES_MAX = 64
 
 Tree = dict[str, str]
 """What a directory tree shows: path -> kind, and what is in it."""
@@ -40,7 +46,7 @@ class Call:
     written: ContentRef | None = None  # what `write` wrote
     read: ContentRef | None = None  # what `read` returned
     error: str = ""  # the class of the error it raised
-    epochs: dict[str, int] = field(default_factory=dict)  # connected peers: see Simulation.epochs
+    epochs: dict[str, int] = field(default_factory=dict)  # connected nodes: see Simulation.epochs
     end_epochs: dict[str, int] = field(default_factory=dict)  # the same when it returned
 
     @property
@@ -51,6 +57,11 @@ class Call:
     def took_place_before(self, other: "Call") -> bool:
         """Whether this one had ended when the other began."""
         return self.end is not None and self.end < other.start
+
+    @property
+    def had_company(self) -> bool:
+        """Whether another node was connected all the time, to share what was written with."""
+        return any(self.end_epochs.get(node) == epoch for node, epoch in self.epochs.items())
 
 
 class History:
@@ -65,7 +76,11 @@ class History:
         """When a file's last name went, as a node saw it."""
         self.commits: dict[tuple[str, InodeId], list[tuple[int, ContentRef]]] = {}
         """What each node's own calls made of a file, and when."""
-        self.broken: list[str] = []  # what observers found wrong at once
+        self.broken: list[str] = []  # what was found wrong at once
+        self.lost_states: list[tuple[str, int]] = []
+        """A node whose state was lost, or went back in time, and when."""
+        self._units: dict[bytes, tuple[int, bytes]] = {}
+        self._files: dict[InodeId, list[Call]] = defaultdict(list)  # calls that opened to write
 
     def event(self) -> int:
         """The number of something that happens now."""
@@ -101,16 +116,54 @@ class History:
         commits = self.commits.get((call.node, call.inode), ())
         return [content for event, content in commits if call.start < event < call.end]
 
+    def opens(self, call: Call, inode: InodeId) -> None:
+        """Note that a call has opened a file."""
+        call.inode = inode
+        if call.verb in WRITING:
+            self._files[inode].append(call)
+
     def has_rival(self, call: Call) -> bool:
         """Whether another call wrote the same file at the same time."""
-        return any(
+        return call.inode is not None and any(
             other is not call
-            and other.inode == call.inode
-            and other.verb in WRITING
             and not other.took_place_before(call)
             and not call.took_place_before(other)
-            for other in self.calls
+            for other in self._files[call.inode]
         )
+
+    def lost_with_its_node(self, call: Call) -> bool:
+        """Whether the only node that was sure to have what a call wrote has lost it."""
+        assert call.end is not None
+        return not call.had_company and any(
+            node == call.node and call.end < event for node, event in self.lost_states
+        )
+
+    # -- bytes --------------------------------------------------------------------------------
+
+    def unit(self, label: bytes, data: bytes) -> bytes:
+        """Note that `label` and `data` will be written in one piece; returns that piece."""
+        piece = label + data
+        self._units[label] = (len(piece), hashlib.blake2b(piece).digest())
+        return piece
+
+    def was_read(self, call: Call, data: bytes) -> None:
+        """Judge what a call has read (promises 6 and 15)."""
+        if not self._units or self._is_whole(data):
+            return
+        # Two programs that write one file at one time may mix their bytes, as in POSIX; a conflict
+        # copy of such a file has them as well.
+        if not any(self.has_rival(other) for calls in self._files.values() for other in calls):
+            self.broken.append(f"{call.node} read bytes from {call.path} that nobody wrote so")
+
+    def _is_whole(self, data: bytes) -> bool:
+        start = 0
+        while start < len(data):
+            end = data.find(b"\n", start, start + LABEL_BYTES_MAX) + 1
+            size, digest = self._units.get(data[start:end], (0, b""))
+            if hashlib.blake2b(data[start : start + size]).digest() != digest:
+                return False
+            start += size
+        return True
 
     def successors(self, content: ContentRef) -> set[ContentRef | None]:
         """Everything that came to stand where `content` stood, over any number of steps."""

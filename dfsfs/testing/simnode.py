@@ -47,6 +47,7 @@ class SimNode:
         self.identity = identity
         self.incarnation = 0
         self.up = False
+        self.gone = False  # for good
         self._history = history
         self._node: Node | None = None
         self._world: SimWorld | None = None
@@ -182,6 +183,16 @@ class SimNode:
 
         await self._call("unlink", path, act)
 
+    async def link(self, path: str, new_path: str) -> None:
+        """Give a file one more name."""
+        new_parent, new_name = self._split(new_path)
+
+        async def act(call: Call) -> None:
+            inode, directory = self._resolve(path), self._resolve(new_parent)
+            await self.node.filesystem.link(inode, directory, new_name)
+
+        await self._call("link", f"{path} {new_path}", act)
+
     async def rename(self, path: str, new_path: str) -> None:
         """Move a name, over what has the new one."""
         parent, name = self._split(path)
@@ -250,11 +261,11 @@ class SimNode:
                     )
                 except Stale:
                     continue  # the kernel looks again, too
-                call.inode = value.inode
+                self._history.opens(call, value.inode)
                 return opened.number
             if flags & os.O_EXCL:
                 raise Exists(path)
-            call.inode = inode
+            self._history.opens(call, inode)
             try:
                 return (await filesystem.open(inode, os.O_WRONLY | flags, PROGRAM)).number
             except NotFound:
@@ -262,7 +273,9 @@ class SimNode:
 
     async def _read(self, call: Call, path: str) -> bytes:
         filesystem = self.node.filesystem
-        opened = await filesystem.open(self._resolve(path), os.O_RDONLY, PROGRAM)
+        inode = self._resolve(path)
+        opened = await filesystem.open(inode, os.O_RDONLY, PROGRAM)
+        self._history.opens(call, inode)
         data = bytearray()
         try:
             while piece := await filesystem.read(opened.number, len(data), READ_BYTES):
@@ -271,6 +284,7 @@ class SimNode:
             await filesystem.release(opened.number)
             raise
         await filesystem.release(opened.number)
+        self._history.was_read(call, bytes(data))
         call.read = await self._content_of(bytes(data))
         return bytes(data)
 

@@ -37,7 +37,7 @@ from dfsfs.config import Address, Config
 from dfsfs.net import NetworkKey, NodeIdentity
 from dfsfs.net.identity import key_text
 from dfsfs.node import Node
-from dfsfs.testing import checkers
+from dfsfs.testing import checkers, copies
 from dfsfs.testing.determinism import JumpingClock, deterministic
 from dfsfs.testing.history import History
 from dfsfs.testing.network import LinkProfile, SimNetwork
@@ -71,7 +71,7 @@ class Simulation:
         self.network = SimNetwork(random.Random(f"{seed}/network"), profile, scheme="tls")
         self.nodes: list[SimNode] = []
         self._epochs: dict[frozenset[str], int] = {}
-        self._sessions: dict[tuple[str, str], object] = {}
+        self.needs = copies.Needs()
 
     async def __aenter__(self) -> Self:
         self._directory = _new_directory()
@@ -173,6 +173,7 @@ class Simulation:
     async def restart(self, node: SimNode) -> None:
         """Start a node that is down from what its directory holds; its peers it knows itself."""
         assert not node.up, f"{node.name} is up"
+        assert not node.gone, f"{node.name} is gone for good"
         skew_s = node.world.skew_s
         await self._start(node, replace(node.config, bootstrap=()), skew_s)
 
@@ -202,13 +203,13 @@ class Simulation:
         self._epochs[pair] = self._epochs.get(pair, 0) + 1
 
     def epochs(self, node: SimNode) -> dict[str, int]:
-        """The mounts this one is connected with now, both ways and caught up, as promise 4 means.
+        """The nodes this one is connected with now, both ways and caught up, as promise 4 means.
 
         With each a number: the same at two times if the connection did not end between them.
         """
         found = {}
         for other in self.up():
-            if other is not node and other.config.mount and _connected(node, other):
+            if other is not node and _connected(node, other):
                 found[other.name] = self._epochs.get(frozenset((node.name, other.name)), 0)
         return found
 
@@ -234,17 +235,18 @@ class Simulation:
             await trio.sleep(POLL_S)
         return trio.current_time() - start_s
 
-    async def converge(self, within_s: float = 60.0) -> float:
+    async def converge(self, within_s: float = 60.0, *, restored: bool = False) -> float:
         """Wait until all nodes that run hold the same, and see that it is sound.
 
-        Same rows, same valid tree, every block on as many nodes as it should be. Returns how long
+        Same rows, same valid tree, every block on the nodes that run and should have it. With
+        `restored` the others do not count: it is on as many as the factor asks. Returns how long
         that took.
 
         Raises:
             AssertionError: it did not happen, or the tree is broken; the message says how.
         """
         start_s = trio.current_time()
-        while problems := self._unsettled():
+        while problems := await self._unsettled(restored):
             waited_s = trio.current_time() - start_s
             assert waited_s < within_s, f"seed {self.seed}: after {within_s} s: {problems[:5]}"
             await trio.sleep(POLL_S)
@@ -252,13 +254,13 @@ class Simulation:
         assert not broken, f"seed {self.seed}: {broken[:5]}"
         return trio.current_time() - start_s
 
-    def _unsettled(self) -> list[str]:
+    async def _unsettled(self, restored: bool) -> list[str]:
         if not self.all_connected():
             return ["not all nodes are connected"]
         return (
             checkers.different_rows(self.up())
             or checkers.different_trees(self.up())
-            or checkers.missing_copies(self.up())
+            or await copies.missing_copies(self.up(), self.needs, restored=restored)
         )
 
     def no_acknowledged_write_lost(self) -> bool:
@@ -279,7 +281,8 @@ class Simulation:
         """
         self.no_acknowledged_write_lost()
         problems = checkers.stale_reads(self.history) + self.history.broken
-        problems += checkers.shared_exclusive_creates(self.history)
+        problems += checkers.shared_wins(self.history)
+        problems += checkers.wrong_conflicts(self.history, self.up())
         problems += await checkers.unreadable(self.up())
         assert not problems, f"seed {self.seed}: {problems[:5]}"
 

@@ -13,7 +13,6 @@ import trio
 
 from dfsfs.base.units import NS_PER_S
 
-from dfsfs.runtime import Bounds
 T = TypeVar("T")
 
 EPOCH_NS = 1_700_000_000 * NS_PER_S  # the wall clock's start: some day in November 2023
@@ -30,6 +29,7 @@ class SimWorld:
         self._random = random.Random(seed)
         self._skew_ns = round(skew_s * NS_PER_S)
         self.blocking_calls = 0
+        self.disk_s = 0.0  # every blocking call takes up to so much longer: a slow disk
 
     @property
     def random(self) -> random.Random:
@@ -56,16 +56,9 @@ class SimWorld:
     async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
         """Run `function(*args)` at an instant of a seeded delay. Not cancellable once begun."""
         await trio.lowlevel.checkpoint_if_cancelled()
-    def place(self, directory: Path) -> tuple[str, str]:
-        """What a crash leaves is a copy; it counts as the directory itself."""
-        return directory.name, self.machine
-
-    def bounded(self) -> Bounds:
-        """Nothing: it has no threads."""
-        return {}
-
         self.blocking_calls += 1
         longest_s = STALL_S_MAX if self._random.random() < STALL_CHANCE else BLOCKING_S_MAX
+        longest_s += self.disk_s / 2
         await self._pass(longest_s)
         try:
             return function(*args)

@@ -23,7 +23,7 @@ from dfsfs.namespace import Batch, Change
 from dfsfs.namespace.rows import encode_rows
 from dfsfs.node import Node
 from dfsfs.runtime import failures_in
-from dfsfs.testing import checkers
+from dfsfs.testing import checkers, copies
 from dfsfs.testing.history import Call, History
 from dfsfs.testing.simnode import Crashed, SimNode
 from dfsfs.testing.simulator import Simulation, simulate
@@ -294,7 +294,7 @@ async def test_it_notices_missing_copies_and_unreadable_files(sim: Simulation) -
     await sim.converge()
     for digest in b.node.store.page(None, 10):
         await b.node.store.remove(digest)
-    assert checkers.missing_copies([a, b])
+    assert await copies.missing_copies([a, b], sim.needs)
     sim.partition([a], [b])
     assert await checkers.unreadable([b])
     assert not await checkers.unreadable([a])
@@ -317,6 +317,6 @@ def test_it_notices_two_winners_of_an_exclusive_create() -> None:
         Call("b", "create", "/x", start=2, end=4, epochs={"a": 1}, end_epochs={"a": 1}),
         Call("b", "create", "/y", start=2, end=4, epochs={"a": 1}, end_epochs={"a": 1}),
     )
-    assert len(checkers.shared_exclusive_creates(history)) == 1
+    assert len(checkers.shared_wins(history)) == 1
     history.calls[1].end_epochs = {"a": 2}  # the connection ended meanwhile
-    assert not checkers.shared_exclusive_creates(history)
+    assert not checkers.shared_wins(history)
