@@ -13,6 +13,7 @@ import trio
 
 from dfsfs.base.units import NS_PER_S
 
+from dfsfs.runtime import Bounds
 T = TypeVar("T")
 
 EPOCH_NS = 1_700_000_000 * NS_PER_S  # the wall clock's start: some day in November 2023
@@ -56,6 +57,14 @@ class SimWorld:
     async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
         """Run `function(*args)` at an instant of a seeded delay. Not cancellable once begun."""
         await trio.lowlevel.checkpoint_if_cancelled()
+    def place(self, directory: Path) -> tuple[str, str]:
+        """What a crash leaves is a copy; it counts as the directory itself."""
+        return directory.name, self.machine
+
+    def bounded(self) -> Bounds:
+        """Nothing: it has no threads."""
+        return {}
+
         self.blocking_calls += 1
         longest_s = STALL_S_MAX if self._random.random() < STALL_CHANCE else BLOCKING_S_MAX
         longest_s += self.disk_s / 2
