@@ -302,10 +302,10 @@ class Connection:
         return stream, frame_head(FrameType.CALL, stream, header, payload_bytes)
 
     def send_reply(self, stream: int, body: Any, payload_bytes: int) -> bytes:
-        """Answer a call; b"" if the peer has cancelled it meanwhile."""
-        header = self._header(body, payload_bytes)
-        if stream not in self._calls_in:
+        """Answer a call; b"" if the peer has cancelled it meanwhile, or ended the session."""
+        if self.state is State.ENDED or stream not in self._calls_in:
             return b""
+        header = self._header(body, payload_bytes)
         self._calls_in.discard(stream)
         return frame_head(FrameType.REPLY, stream, header, payload_bytes)
 

@@ -163,6 +163,13 @@ def test_pings_and_goodbye() -> None:
     assert b.state is State.ENDED
 
 
+def test_an_answer_that_crosses_a_goodbye_is_no_error() -> None:
+    a, b = opened()
+    stream, head = a.send_call("m", None, 0)
+    feed(b, head, a.send_goodbye(101, "bye"))
+    assert b.send_reply(stream, 1, 0) == b""
+
+
 def test_goodbye_at_any_time() -> None:
     fresh = Connection(dialler=True)
     assert feed(fresh, PREFACE, Connection(dialler=False).send_goodbye(20, "full"))
