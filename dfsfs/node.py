@@ -422,6 +422,7 @@ class Node:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
         await self.store.sync()
         await self.world.run_blocking(self._database.sync)
+        await self.members.flush(self.world)
 
     async def _applied(self, changes: Sequence[Change]) -> None:
         await self.filesystem.invalidated(changes)

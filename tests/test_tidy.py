@@ -177,7 +177,7 @@ class Door:
 
 DOORS = (
     Door(frozenset({"sqlite3"}), (), "runtime.Database (apsw bundles a fixed SQLite)"),
-    Door(frozenset({"apsw"}), ("runtime/database.py",), "runtime.Database"),
+    Door(frozenset({"apsw"}), ("runtime/database.py", "testing/disk.py"), "runtime.Database"),
     Door(frozenset({"ssl", "socket", "cryptography"}), ("net/", "testing/"), "net"),
     Door(frozenset({"pyfuse3"}), ("fuse/",), "vfs"),
     Door(

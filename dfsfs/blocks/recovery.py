@@ -46,6 +46,9 @@ def recover(directory: Path) -> tuple[Index, SegmentFiles]:
         (directory / "segments").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DfsError(f"cannot make {directory}: {error.strerror}") from error
+    # Flushing a file does not flush the names on the way to it.
+    for made in (directory, directory.parent):
+        sync_directory(made)
     files = SegmentFiles(directory / "segments")
     path = directory / INDEX_NAME
     if not path.exists() and files.numbers():

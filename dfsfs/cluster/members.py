@@ -24,7 +24,7 @@ from dfsfs.base.limits import ADDRESSES_PER_MEMBER_MAX, MEMBERS_MAX, NODE_NAME_B
 from dfsfs.base.types import ORIGIN_MAX, NodeId, Origin
 from dfsfs.base.units import KIB
 from dfsfs.cluster.placement import Candidate
-from dfsfs.runtime import Database
+from dfsfs.runtime import Database, World
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +155,7 @@ class MemberTable:
     def __init__(self, database: Database, own: NodeId) -> None:
         self._database = database
         self.own = own
+        self._is_flushed = False
         self._members: dict[NodeId, Member] = {}
         self._candidates: list[Candidate] = []
         self._absent: frozenset[NodeId] = frozenset()
@@ -230,6 +231,7 @@ class MemberTable:
                 continue
             self._members[record.node] = record
             news.append(record)
+            self._is_flushed = False
             try:
                 self._database.execute(
                     "INSERT OR REPLACE INTO member(node, record) VALUES(?, ?)",
@@ -259,9 +261,25 @@ class MemberTable:
 
     def set_fact(self, name: str, value: bytes) -> None:
         """Store a value about this node."""
+        self._is_flushed = False
         self._database.execute(
             "INSERT OR REPLACE INTO fact(name, value) VALUES(?, ?)", (name, value)
         )
+
+    async def flush(self, world: World) -> None:
+        """Return when all of it is on stable storage; at once if it is already.
+
+        Raises:
+            DfsError: the disk failed.
+        """
+        if self._is_flushed:
+            return
+        self._is_flushed = True
+        try:
+            await world.run_blocking(self._database.sync)
+        except BaseException:
+            self._is_flushed = False
+            raise
 
     def _rebuild(self) -> None:
         candidates = [

@@ -208,6 +208,10 @@ class Membership:
         if dialing is not None:
             dialing.last_error = ""
         await self._gossip(session)
+        try:
+            await self._table.flush(self._world)  # a power cut must not make nodes strangers
+        except DfsError as error:
+            log.error("what is known of other nodes cannot be flushed: %s", error)
 
     def session_down(self, node: NodeId) -> None:
         """A session ended: redial soon, unless it did not last, such as when a disk is full."""

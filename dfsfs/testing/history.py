@@ -12,7 +12,7 @@ every read can be judged: they are whole units, one after the other.
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import trio
@@ -81,10 +81,17 @@ class History:
         """A node whose state was lost, or went back in time, and when."""
         self._units: dict[bytes, tuple[int, bytes]] = {}
         self._files: dict[InodeId, list[Call]] = defaultdict(list)  # calls that opened to write
+        self.power_cuts: list[tuple[int, str]] = []
+        """When a node's machine lost power, and which."""
 
     def event(self) -> int:
         """The number of something that happens now."""
         return next(self._events)
+
+    def power_cut(self, nodes: Iterable[str]) -> None:
+        """Note that the machines of these nodes lose power now."""
+        event = self.event()
+        self.power_cuts += [(event, node) for node in nodes]
 
     def begin(self, call: Call) -> Call:
         """Note a call that begins now."""

@@ -13,8 +13,7 @@ where there is one. Simulated are time, chance, threads (`SimWorld`) and the net
 
 A crash is what `kill -9` leaves: at that instant the network of the node is dead and its directory
 is copied, and only then its tasks are cancelled; what they still do, nobody sees. A restart uses
-the copy. What a power cut would lose of what was never flushed is not simulated here: the crash
-tests of `blocks` and `runtime` do that.
+the copy. A power cut is a crash whose copy is what a disk may hold then (`dfsfs/testing/disk.py`).
 
 Runs inside `trio.run` with a `JumpingClock` and within `deterministic(seed)`: see
 tests/sim/conftest.py for stories, and `simulate` for everything else.
@@ -24,7 +23,9 @@ import random
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -39,6 +40,7 @@ from dfsfs.net.identity import key_text
 from dfsfs.node import Node
 from dfsfs.testing import checkers, copies
 from dfsfs.testing.determinism import JumpingClock, deterministic
+from dfsfs.testing.disk import Disk, watched_flushes
 from dfsfs.testing.history import History
 from dfsfs.testing.network import LinkProfile, SimNetwork
 from dfsfs.testing.simnode import SimNode
@@ -72,9 +74,13 @@ class Simulation:
         self.nodes: list[SimNode] = []
         self._epochs: dict[frozenset[str], int] = {}
         self.needs = copies.Needs()
+        self._disks: dict[str, Disk] = {}  # by node
+        self._fuses: dict[str, int] = {}  # flushes left until a node's power is cut in one
+        self._stack = ExitStack()
 
     async def __aenter__(self) -> Self:
         self._directory = _new_directory()
+        self._stack.enter_context(watched_flushes(self._flushed))
         self._key = self._directory / "network.key"
         key = NetworkKey(random.Random(f"{self.seed}/key").randbytes(32))
         _write_secret(self._key, key_text(key).encode())
@@ -92,6 +98,7 @@ class Simulation:
             self._nursery.cancel_scope.cancel()
             await self._nursery_context.__aexit__(kind, error, trace)
         finally:
+            self._stack.close()
             shutil.rmtree(self._directory, ignore_errors=True)
 
     # -- nodes --------------------------------------------------------------------------------
@@ -136,6 +143,7 @@ class Simulation:
         identity = NodeIdentity(Ed25519PrivateKey.from_private_bytes(secret))
         config.state.mkdir()
         _write_secret(config.state / "node.key", identity.private_pem())
+        self._disks[name] = Disk(config.state)
         node = SimNode(config, identity, self.history, self._node_type)
         node.epochs = self.epochs
         self.nodes.append(node)
@@ -154,15 +162,48 @@ class Simulation:
     def crash(self, node: SimNode) -> None:
         """`kill -9`, at this instant."""
         assert node.up, f"{node.name} is down already"
+        self._take_down(node, self._disks[node.name].move)
+
+    def power_cut(self, *nodes: SimNode) -> None:
+        """The machines of these nodes lose power, at this instant; of all nodes if none is named.
+
+        What was not flushed is lost, torn or kept, as the dice of the run say.
+        """
+        cut = nodes or tuple(self.nodes)
+        self.history.power_cut(node.name for node in cut)
+        for node in cut:
+            self._fuses.pop(node.name, None)
+            self._take_down(node, partial(self._disks[node.name].power_cut, dice=self.dice))
+
+    def power_cut_in_flush(self, node: SimNode, flushes: int = 1) -> None:
+        """Cut the power of a node when it is about to flush something for the nth time from now."""
+        self._fuses[node.name] = flushes
+
+    def _take_down(self, node: SimNode, leave: Callable[[Path], None]) -> None:
+        """End a node as it is now; `leave` makes the directory of its next life."""
         self.network.crash(node.name)
         node.incarnation += 1
         state = self._directory / f"{node.name}.{node.incarnation}"
-        # SQLite makes the shared-memory file anew, from the log.
-        shutil.copytree(node.state, state, ignore=shutil.ignore_patterns("*-shm"))
+        leave(state)
         node.config = replace(node.config, state=state)
-        node.end()
+        if node.up:
+            node.end()
         for other in self.nodes:
             self._session_changed(node.name, other.name)
+
+    def _flushed(self, path: str, is_directory: bool) -> None:
+        """Something is about to be flushed: by a node, by one that is dead, or by somebody else."""
+        where = Path(path)
+        for node in self.nodes:
+            disk = self._disks[node.name]
+            if not where.is_relative_to(disk.directory):
+                continue
+            if node.name in self._fuses:
+                self._fuses[node.name] -= 1
+                if not self._fuses[node.name]:
+                    self.power_cut(node)
+                    return
+            disk.flushed(where, is_directory=is_directory)
 
     async def stop(self, node: SimNode) -> None:
         """An orderly end."""
