@@ -479,7 +479,6 @@ class SegmentStore:
             capacity_bytes=self._index.bytes + max(self._room() + self._index.garbage_bytes, 0),
         )
 
-    async def close(self) -> None:
     def bounded(self) -> Bounds:
         """What of it is bounded, and how full that is."""
         return {
@@ -491,6 +490,7 @@ class SegmentStore:
             "pinned_blocks": [len(self.pins), 0],
         }
 
+    async def close(self) -> None:
         """Flush, so that the next start has nothing to verify, and release the files."""
         if self._failure is None:
             try:

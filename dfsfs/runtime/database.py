@@ -36,10 +36,10 @@ class Database:
         """
         self._path = path
         self._version = version
+        self._cache_bytes = cache_bytes
         try:
             self._connection = apsw.Connection(
                 ":memory:" if path is None else str(path), statementcachesize=_STATEMENTS_CACHED
-        self._cache_bytes = cache_bytes
             )
             self._connection.set_busy_timeout(5000)
             execute = self._connection.execute
@@ -172,7 +172,6 @@ class Database:
         finally:
             connection.close()
 
-    def close(self) -> None:
     def bounded(self, name: str) -> Bounds:
         """Its page cache and its write-ahead log, which a checkpoint folds when it can."""
         cached_bytes, _ = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
@@ -181,6 +180,7 @@ class Database:
             f"{name}_log_bytes": [self.wal_bytes(), WAL_BYTES_MAX],
         }
 
+    def close(self) -> None:
         """Close the connection; nothing durable depends on it."""
         self._connection.close()
 

@@ -8,14 +8,17 @@ Waiting (`trio.sleep`, deadlines) uses trio's clock, which the simulator replace
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import trio
 
 from dfsfs.base.limits import BLOCKING_THREADS_MAX
-
 from dfsfs.runtime.figures import Bounds
+
 T = TypeVar("T")
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # see random(4); another after every start
 
 
 class World(Protocol):
@@ -34,15 +37,11 @@ class World(Protocol):
         """Monotonic seconds, the clock of deadlines."""
         ...
 
-    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
-        """Run `function(*args)` off the loop. Not cancellable: it always runs to its end."""
-        ...
-    def place(self, directory: Path) -> tuple[str, str]:
-        """Two names: of a directory, which a copy of it has not, and of the machine's last start.
+    def place(self, path: Path) -> tuple[str, str]:
+        """Two names: of a file that nobody ever changes, and of the machine's last start.
 
-        They differ from those noted earlier if the directory is a copy or was put back from a
-        backup, or if the machine was started since (a power cut may have taken what was not
-        flushed).
+        The first is another one for a copy of the file, whoever made it and however: a backup, say.
+        After the second has changed, what was not flushed may be gone.
         """
         ...
 
@@ -50,6 +49,9 @@ class World(Protocol):
         """What of it is bounded, and how full that is."""
         ...
 
+    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
+        """Run `function(*args)` off the loop. Not cancellable: it always runs to its end."""
+        ...
 
 
 class RealWorld:
@@ -72,14 +74,14 @@ class RealWorld:
         """Monotonic seconds, the clock of deadlines."""
         return trio.current_time()
 
-    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
-        """Run `function(*args)` in a thread; waits for a free one of `threads_max`."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
-    def place(self, directory: Path) -> tuple[str, str]:
-        """Inode number of the directory; boot id of the machine."""
-        return str(directory.stat().st_ino), _BOOT_ID.read_text().strip()
+    def place(self, path: Path) -> tuple[str, str]:
+        """Change time of the file, which no call can set; boot id of the machine."""
+        return str(path.stat().st_ctime_ns), _BOOT_ID.read_text().strip()
 
     def bounded(self) -> Bounds:
         """Threads at work."""
         return {"threads": [self._threads.borrowed_tokens, int(self._threads.total_tokens)]}
 
+    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
+        """Run `function(*args)` in a thread; waits for a free one of `threads_max`."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self._threads)

@@ -7,13 +7,14 @@ take time, others overtake them, and still every run with the same seed is the s
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from dfsfs.base.units import NS_PER_S
-
 from dfsfs.runtime import Bounds
+
 T = TypeVar("T")
 
 EPOCH_NS = 1_700_000_000 * NS_PER_S  # the wall clock's start: some day in November 2023
@@ -31,6 +32,7 @@ class SimWorld:
         self._skew_ns = round(skew_s * NS_PER_S)
         self.blocking_calls = 0
         self.disk_s = 0.0  # every blocking call takes up to so much longer: a slow disk
+        self.machine = ""  # another name for each start of the simulated machine
 
     @property
     def random(self) -> random.Random:
@@ -54,17 +56,17 @@ class SimWorld:
         """The simulation's clock."""
         return trio.current_time()
 
-    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
-        """Run `function(*args)` at an instant of a seeded delay. Not cancellable once begun."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-    def place(self, directory: Path) -> tuple[str, str]:
-        """What a crash leaves is a copy; it counts as the directory itself."""
-        return directory.name, self.machine
+    def place(self, path: Path) -> tuple[str, str]:
+        """What a crash leaves is a copy; it counts as the file itself."""
+        return path.name, self.machine
 
     def bounded(self) -> Bounds:
         """Nothing: it has no threads."""
         return {}
 
+    async def run_blocking(self, function: Callable[..., T], *args: object) -> T:
+        """Run `function(*args)` at an instant of a seeded delay. Not cancellable once begun."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.blocking_calls += 1
         longest_s = STALL_S_MAX if self._random.random() < STALL_CHANCE else BLOCKING_S_MAX
         longest_s += self.disk_s / 2
