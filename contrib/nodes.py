@@ -42,12 +42,12 @@ class LocalNetwork:
         self.nodes: list[LocalNode] = []
         run(PROGRAMS / "dfs", "key", "new", self.key)
 
-    def start(self, name: str, *, mount: bool) -> LocalNode:
-        """Start a node, joining those that run; it is ready when this returns."""
+    def start(self, name: str, *more: str, mount: bool) -> LocalNode:
+        """Start a node, joining those that run; it is ready when this returns. `more`: options."""
         state = self.directory / f"{name}.state"
         mountpoint = self.directory / name if mount else None
         options: list[str | Path] = ["--state", state, "--key", self.key, "--name", name]
-        options += ["--listen", "127.0.0.1:0"]
+        options += ["--listen", "127.0.0.1:0", *more]
         if self.nodes:
             options += ["--bootstrap", self.nodes[0].address]
         if mountpoint is None:

@@ -82,6 +82,16 @@ def parse_listen(text: str) -> Address:
     return Address(match[1] or match[2], _port(match[3], text, least=0))
 
 
+def parse_metrics(text: str) -> Address:
+    """Parse [HOST:]PORT; no host means this machine only, port 0 any free one.
+
+    Raises:
+        Misconfigured: something else.
+    """
+    address = parse_listen(text)
+    return address if address.host else Address("127.0.0.1", address.port)
+
+
 def _port(digits: str, text: str, *, least: int) -> int:
     if len(digits) > 5 or not least <= int(digits) <= 65535:
         raise Misconfigured(f"the port in {text!r} is not a number from {least} to 65535")
@@ -170,6 +180,7 @@ class Config:
     scrub_period_s: float = SCRUB_PERIOD_DEFAULT_S  # every block is verified once in it
     digest: DigestKind = DigestKind.BLAKE3  # of a network this node founds
     insecure: bool = False  # no key, no encryption: loopback only
+    metrics: Address | None = None  # where Prometheus finds metrics; None: nowhere
 
     def __post_init__(self) -> None:
         # Absolute, because a node in the background changes its working directory.

@@ -22,7 +22,13 @@ import trio
 from dfsfs import __version__
 from dfsfs.admin import Key, Listing
 from dfsfs.base.errors import Full, NotSupported, Unavailable
-from dfsfs.base.limits import HANDLERS_MAX, JOIN_TIMEOUT_S, OVERTAKEN_WAIT_S, STORE_FULL_BYTES
+from dfsfs.base.limits import (
+    FINDINGS_MAX,
+    HANDLERS_MAX,
+    JOIN_TIMEOUT_S,
+    OVERTAKEN_WAIT_S,
+    STORE_FULL_BYTES,
+)
 from dfsfs.base.types import Buffer, ContentRef, DigestKind
 from dfsfs.base.units import MIB
 from dfsfs.blocks import SegmentStore
@@ -422,7 +428,6 @@ class Node:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
         await self.store.sync()
         await self.world.run_blocking(self._database.sync)
-        await self.members.flush(self.world)
 
     async def _applied(self, changes: Sequence[Change]) -> None:
         await self.filesystem.invalidated(changes)
@@ -512,21 +517,16 @@ class Node:
                 "files": totals.files,
                 "directories": totals.directories,
                 "bytes": totals.bytes,
+                "conflicts": len(self.namespace.conflicts(None, FINDINGS_MAX)),
             },
             "replication": self.cluster.upkeep.replication(),
             "bounded": self._bounded(),
             "calls": self.calls.figures(),
+            "traffic": self.cluster.traffic(),
             "flushes": {"asked": self._sync.calls, "done": self._sync.flushes},
             "coherence": self.cluster.coherence(),
             "workers": [
-                {
-                    "name": status.name,
-                    "doing": status.doing,
-                    "steps": status.steps,
-                    "failures": status.failures,
-                    "last_failure": status.last_failure,
-                    **status.figures,
-                }
+                status.describe()
                 for status in [*self.cluster.worker_statuses(), self._checkpointer.status]
             ],
         }

@@ -78,7 +78,8 @@ class Operator(Protocol):
 
         `node`: id, name, version, addresses, insecure, pid
         `network`: id, digest, replicas, write_concern, members
-        `peers`: list of id, name, addresses, state (alive, suspect, dead), round_trip_s, mount
+        `peers`: list of id, name, addresses, state (alive, suspect, dead), round_trip_s, mount,
+        connected, queued_bytes, and since the start sent_bytes, received_bytes and calls
         `storage`: block_count, block_bytes, disk_bytes, capacity_bytes
         `files`: files, directories, bytes
         `replication`: of the network, as its nodes found when they last looked at every block:
@@ -88,9 +89,13 @@ class Operator(Protocol):
         short_writes (closes that reached fewer nodes than the write concern), looks
         `coherence`: policy, state (whole, majority, minority), mounts_connected, mounts_known,
         read_only, changes (of the mounts connected), visibility, joining, and counts of leases
-        `bounded`: what waits in memory, as [now, most]; 0: bounded by something else
+        `bounded`: every queue and cache, as [now, most]; 0: bounded by something else. See
+        doc/operations.md
+        `calls`: of the kernel, by verb: total_s, counts (by bucket of `runtime.BUCKETS_S`), failures
+        `traffic`: blocks and rows sent, fetched and mended since the start
         `flushes`: asked (fsync and the like), done (they share them)
-        `workers`: list of name, doing, steps, failures, last_failure, and figures of their own
+        `workers`: list of name, doing, steps, failures, last_failure, rest_s, since_step_s (null:
+        no step yet), and figures of their own
         """
         ...
 

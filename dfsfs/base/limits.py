@@ -166,6 +166,9 @@ NODE_NAME_BYTES_MAX = 64
 # -- operator face ----------------------------------------------------------------------------
 LOG_BYTES_MAX = 5 * MIB  # the log of a node in the background; one predecessor is kept
 PREDECESSOR_TIMEOUT_S = 5.0  # a start waits so long for a node that was just unmounted to end
+METRICS_CONNECTIONS_MAX = 8  # at a time; further ones are closed at once
+METRICS_REQUEST_BYTES_MAX = 8 * KIB
+METRICS_TIMEOUT_S = 5.0  # longest one request may take
 CONTROL_PIECE_BYTES = 256 * KIB  # of a file on its way through the control socket
 CONTROL_ANSWER_BYTES_MAX = 2 * MIB  # a page of a listing, a status
 CONTROL_LIST_COUNT_MAX = 1000  # entries in one page of a listing

@@ -26,6 +26,7 @@ from dfsfs.config import (
     parse_bytes,
     parse_duration,
     parse_listen,
+    parse_metrics,
     parse_write_concern,
 )
 
@@ -191,6 +192,13 @@ _NODE_OPTIONS = (
         "--insecure",
         is_flag=True,
         help="No key and no encryption; reaches nodes of this machine only.",
+    ),
+    click.option(
+        "--metrics",
+        type=parsed(parse_metrics),
+        metavar="[HOST:]PORT",
+        help="Serve metrics for Prometheus there, at /metrics; without HOST to this machine only."
+        " [default: off]",
     ),
     click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error."),
     click.option("-v", "--verbose", is_flag=True, help="Log in detail."),

@@ -69,6 +69,8 @@ def status_text(status: dict[str, Any]) -> str:
         lines.append(f"address   {' '.join(addresses)}")
     if mountpoint := status.get("mountpoint"):
         lines.append(f"mount     {mountpoint}")
+    if metrics := status.get("metrics"):
+        lines.append(f"metrics   {metrics}")
     if network := status.get("network"):
         lines.append(
             f"network   {short_id(network.get('id'))}, {network.get('members', '?')} nodes,"

@@ -53,7 +53,7 @@ async def _serve_storage(config: Config, ready: Callable[[str], None]) -> None:
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
             await _wait_for_predecessor(config)
             async with Node(config) as node:
-                await nursery.start(serve_control, node, node.world, config.control_path, {})
+                await _serve_operator(nursery, node, {})
                 ready(_summary(node, mountpoint=None))
                 try:
                     await trio.sleep_forever()
@@ -71,8 +71,7 @@ async def _serve_mount(
 ) -> None:
     await _wait_for_predecessor(config)
     async with Node(config) as node, trio.open_nursery() as nursery:
-        facts = {"mountpoint": str(mountpoint)}
-        await nursery.start(serve_control, node, node.world, config.control_path, facts)
+        await _serve_operator(nursery, node, {"mountpoint": str(mountpoint)})
         await serve(
             node.filesystem,
             mountpoint,
@@ -82,6 +81,17 @@ async def _serve_mount(
         )
         node.warn_of_stop()
         nursery.cancel_scope.cancel()
+
+
+async def _serve_operator(nursery: trio.Nursery, node: Node, facts: dict[str, str]) -> None:
+    """Serve the control socket, and metrics if they are wanted."""
+    if node.config.metrics is not None:
+        # Here, because the library takes a moment and two MiB from whoever has no use for it.
+        from dfsfs.admin.metrics import serve_metrics
+
+        host, port = node.config.metrics.host, node.config.metrics.port
+        facts["metrics"] = await nursery.start(serve_metrics, node, host, port)
+    await nursery.start(serve_control, node, node.world, node.config.control_path, facts)
 
 
 async def _wait_for_predecessor(config: Config) -> None:

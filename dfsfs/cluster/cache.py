@@ -141,7 +141,11 @@ class CacheKeeper:
         return 0.1 if freed else IDLE_S
 
     def _is_over(self) -> bool:
-        return self._bytes > self._bytes_max or (self._bytes > 0 and self.is_low)
+        return (
+            self._bytes > self._bytes_max
+            or len(self._cached) >= CACHE_BLOCKS_MAX
+            or (self._bytes > 0 and self.is_low)
+        )
 
     async def _make_room(self) -> bool:
         """Evict some blocks at once; False if there was nothing to evict."""
@@ -158,7 +162,8 @@ class CacheKeeper:
             self._cached[digest] = size
             self._bytes += size
 
-    def _forget(self, digest: Digest) -> None:
+    def forget(self, digest: Digest) -> None:
+        """The block has left the store, or is no cache any more."""
         self._promised_until_s.pop(digest, None)
         size = self._cached.pop(digest, None)
         if size is not None:
@@ -172,7 +177,7 @@ class CacheKeeper:
         oldest: list[Digest] = []
         for digest, _ in zip(list(self._cached), range(EVICT_STEP), strict=False):
             if self._store.size(digest) is None or self._is_home(digest):
-                self._forget(digest)  # gone, or a replica by now
+                self.forget(digest)  # gone, or a replica by now
             else:
                 self._cached.move_to_end(digest)  # those that must stay do not stand in the way
                 # What is unreferenced is for garbage collection: asking would make peers keep it.
@@ -185,7 +190,7 @@ class CacheKeeper:
                 break
             if self._may_go(digest):  # looked at again: somebody may count on it meanwhile
                 await self._store.remove(digest)
-                self._forget(digest)
+                self.forget(digest)
                 evicted += 1
         self.status.figures["evicted"] += evicted
         return evicted > 0

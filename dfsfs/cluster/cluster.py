@@ -273,6 +273,23 @@ class Cluster:
             "visibility_waits": self.publication.waits,
         }
 
+    def traffic(self) -> dict[str, int]:
+        """What has gone to and come from peers since the start."""
+        return {
+            "copied_blocks": self.replicator.copied_blocks,
+            "copied_bytes": self.replicator.copied_bytes,
+            "short_blocks": self.replicator.short_blocks,
+            "repaired_blocks": self.upkeep.repairer.copied_blocks,
+            "repaired_bytes": self.upkeep.repairer.copied_bytes,
+            "fetched_blocks": self.fetcher.fetched_blocks,
+            "fetched_bytes": self.fetcher.fetched_bytes,
+            "bad_fetched_blocks": self.fetcher.bad_blocks,
+            "bad_stored_blocks": self.storage.bad_blocks,
+            "mended_blocks": self.storage.mended_blocks,
+            "rows_sent_bytes": self.exchange.rows_bytes_sent,
+            "rows_applied_bytes": self.exchange.rows_bytes_applied,
+        }
+
     def bounded(self) -> Bounds:
         """What of it is bounded, and how full that is."""
         uploads = self.replicator.budget
@@ -291,6 +308,7 @@ class Cluster:
             if member.node == self.members.own or member.removed:
                 continue
             session = self._endpoint.sessions.get(member.node)
+            traffic = self._endpoint.traffic(member.node)
             result.append(
                 {
                     "id": member.node.hex(),
@@ -303,6 +321,12 @@ class Cluster:
                     "full": member.full,
                     "capacity_bytes": member.weight * MIB,
                     "used_bytes": member.used * MIB,
+                    "connected": session is not None,
+                    "queued_bytes": 0 if session is None else session.outbox.queued_bytes,
+                    "sent_bytes": traffic.bytes_sent,
+                    "received_bytes": traffic.bytes_received,
+                    "calls_sent": traffic.calls_sent,
+                    "calls_served": traffic.calls_served,
                 }
             )
         return result

@@ -95,7 +95,11 @@ class Collector:
         grace_s: float,
         contents_in_use: ContentsInUse,
     ) -> None:
-        """`database` was made with `SCHEMA`; `contents_in_use` names what open files still need."""
+        removed: Callable[[Digest], None],
+        """`database` was made with `SCHEMA`; `contents_in_use` names what open files still need.
+
+        `removed` is told of every block that has gone.
+        """
         self._world = world
         self._database = database
         self._namespace = namespace
@@ -107,6 +111,7 @@ class Collector:
         self._grace_s = grace_s
         self._contents_in_use = contents_in_use
         self._clock_s = float(database.value("SELECT now_s FROM clock"))
+        self._removed = removed
         self._written_s = self._clock_s
         self._ticked_at_s = world.now_s()
         self._noted = int(database.value("SELECT count(*) FROM unreferenced"))
@@ -210,6 +215,7 @@ class Collector:
         self.status.doing = f"idle; gave up: {why}"
         self._due_at_s = self._world.now_s() + max(self._period_s, min(GC_RETRY_S, self._grace_s))
 
+        self._nodes = NodeCache()  # between looks memory is for others
     def _end(self) -> None:
         self._write_clock()
         self._database.execute("DELETE FROM mark")
@@ -221,6 +227,7 @@ class Collector:
         self._ended = trio.Event()
         figures = self.status.figures
         figures["looks"] = self.looks
+        self._nodes = NodeCache()
         figures["unreferenced_bytes"] = self.last.unreferenced_bytes
         figures["removed_blocks"] += self.last.removed_blocks
         figures["removed_bytes"] += self.last.removed_bytes
@@ -357,7 +364,8 @@ class Collector:
             if self._is_due(digest):
                 size = self._store.size(digest) or 0
                 self._forget(digest)
-                await self._store.remove(digest)
+                if await self._store.remove(digest):
+                    self._removed(digest)
                 self._count("removed", size)
         self._block = page[-1]
         await trio.lowlevel.checkpoint()

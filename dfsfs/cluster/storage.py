@@ -72,6 +72,10 @@ class ClusterStorage:
         """Start to fetch what is not here."""
         self._fetcher.prefetch(digests)
 
+    def removed(self, digest: Digest) -> None:
+        """The block has left this node's store."""
+        self._cache.forget(digest)
+
     def upload(self) -> Upload:
         """Begin to store blocks."""
         return ReplicatedUpload(self._pins, self._replicator, self.kind, self._cache.put)

@@ -69,6 +69,7 @@ class Upkeep:
             members,
             grace_s=settings.gc_grace_s,
             contents_in_use=contents_in_use,
+            removed=storage.removed,
         )
         self.repairer = Repairer(
             world,

@@ -14,7 +14,6 @@ down alternate for each peer.
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import trio
@@ -88,7 +87,7 @@ class Endpoint:
         self._listeners: list[Listener] = []
         self._nursery: trio.Nursery | None = None
         self._handshakes = 0
-        self._past = SessionStatistics()
+        self._past: dict[NodeId, SessionStatistics] = {}  # of sessions that ended, latest last
         self._sessions_changed = trio.lowlevel.ParkingLot()
 
     # -- what it serves -----------------------------------------------------------------------
@@ -116,9 +115,18 @@ class Endpoint:
 
     def statistics(self) -> SessionStatistics:
         """The sum over all sessions, those that ended included."""
-        total = replace(self._past)
-        for session in self.sessions.values():
-            total.add(session.statistics)
+        total = SessionStatistics()
+        for node in {*self._past, *self.sessions}:
+            total.add(self.traffic(node))
+        return total
+
+    def traffic(self, node: NodeId) -> SessionStatistics:
+        """The sum over the sessions with one peer."""
+        total = SessionStatistics()
+        if node in self._past:
+            total.add(self._past[node])
+        if node in self.sessions:
+            total.add(self.sessions[node].statistics)
         return total
 
     def bounded(self) -> Bounds:
@@ -323,7 +331,11 @@ class Endpoint:
         try:
             await session.run(ended=self._remove)
         finally:
-            self._past.add(session.statistics)
+            total = self._past.pop(session.peer.node, SessionStatistics())
+            total.add(session.statistics)
+            self._past[session.peer.node] = total
+            if len(self._past) > MEMBERS_MAX:
+                del self._past[next(iter(self._past))]
 
     def _remove(self, session: Session) -> None:
         """Take a session out, once."""

@@ -123,20 +123,21 @@ class WriteBuffer:
         if len(data) == self._block:
             replaced = self._dirty.pop(index, None)
             if replaced is not None:
-                self._budget.add(-replaced.size)
+                self._budget.add(-replaced.cost)
             self._budget.add(len(data))
             self._launch(index, data)
             return
         extents = self._dirty.get(index)
         if extents is None:
             extents = self._dirty[index] = Extents()
-        before = extents.size
+        before = extents.cost
         extents.write(within, data)
-        self._budget.add(extents.size - before)
+        self._budget.add(extents.cost - before)
         if extents.size == self._block:
             whole = extents.whole(self._block)
             assert whole is not None
             del self._dirty[index]
+            self._budget.add(len(whole) - extents.cost)
             self._launch(index, whole)
 
     def _launch(self, index: int, data: Buffer) -> None:
@@ -182,9 +183,9 @@ class WriteBuffer:
         if above is not None:
             for start, piece in above.pieces():
                 united.write(start, piece)
-            self._budget.add(-above.size)
+            self._budget.add(-above.cost)
         self._dirty[index] = united
-        self._budget.add(united.size)
+        self._budget.add(united.cost)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -430,7 +431,7 @@ class WriteBuffer:
                 whole.extend(bytes(min(self._block, self.size - start) - len(below)))
                 extents.copy_onto(whole, 0)
             del self._dirty[index]
-            self._budget.add(len(whole) - extents.size)
+            self._budget.add(len(whole) - extents.cost)
             self._launch(index, whole)
 
     async def _land(self) -> None:
@@ -513,9 +514,9 @@ class WriteBuffer:
         first_gone = boundary + (within > 0)
         for index in [index for index in self._dirty if index >= boundary]:
             extents = self._dirty[index]
-            before = extents.size
+            before = extents.cost
             extents.truncate(within if index == boundary else 0)
-            self._budget.add(extents.size - before)
+            self._budget.add(extents.cost - before)
             if not extents:
                 del self._dirty[index]
         for layer in (self._flying, self._stored):
@@ -526,7 +527,7 @@ class WriteBuffer:
 
     def _forget_layers(self) -> None:
         """Drop all but the base; puts still running give back their bytes when they end."""
-        self._budget.add(-sum(extents.size for extents in self._dirty.values()))
+        self._budget.add(-sum(extents.cost for extents in self._dirty.values()))
         self._dirty.clear()
         self._flying.clear()
         self._stored.clear()

@@ -11,6 +11,9 @@ from bisect import bisect_left, bisect_right
 
 from dfsfs.base.types import Buffer
 
+_BLOCK_COST_BYTES = 350  # this object, its lists, its entry in the map of a buffer
+_EXTENT_COST_BYTES = 80  # two entries in lists, a number, an object for the bytes
+
 
 class Extents:
     """Byte ranges with their data; later writes win. Owned by one write buffer."""
@@ -29,6 +32,13 @@ class Extents:
     def end(self) -> int:
         """One past the last dirty byte."""
         return self._starts[-1] + len(self._pieces[-1]) if self._starts else 0
+
+    @property
+    def cost(self) -> int:
+        """Memory it holds, about: of small extents the objects around them are the most."""
+        if not self._starts:
+            return 0
+        return self.size + _BLOCK_COST_BYTES + _EXTENT_COST_BYTES * len(self._starts)
 
     def pieces(self) -> list[tuple[int, Buffer]]:
         """Each extent's start and bytes, in order."""

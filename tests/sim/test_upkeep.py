@@ -62,6 +62,24 @@ async def test_what_nobody_refers_to_goes_after_its_grace_period(sim: Simulation
     await sim.check()
 
 
+async def test_the_cache_forgets_what_was_collected(sim: Simulation) -> None:
+    """Promise 16. Else its size would grow with every block that ever came by."""
+    nodes = await sim.start_nodes(5, gc_grace_s=GRACE_S)
+    for number, node in enumerate(nodes):
+        await node.write(f"/{number}", some_bytes(256 * KIB, number))
+    await sim.converge()
+    for node in nodes:
+        for number in range(5):
+            await node.read(f"/{number}")
+    assert any(node.node.cluster.cache.bytes for node in nodes)
+    for number, node in enumerate(nodes):
+        await node.unlink(f"/{number}")
+    await sim.until(lambda: not any(map(stored, nodes)), within_s=4 * GRACE_S)
+    for node in nodes:
+        bounded = node.node.status()["bounded"]
+        assert bounded["cache_blocks"][0] == bounded["cache_bytes"][0] == 0
+
+
 async def test_a_restart_neither_shortens_nor_resets_the_grace_period(sim: Simulation) -> None:
     """Promise 18. However wrong the clock on the wall is."""
     (a,) = await sim.start_nodes(1, gc_grace_s=GRACE_S)

@@ -142,6 +142,23 @@ async def test_the_budget_makes_writers_wait_and_others_give_way(nursery: trio.N
     assert await bench.bytes_of(written.content) == (piece * 100)[:-1]
 
 
+async def test_what_a_small_write_costs_is_counted_and_given_back(bench: Bench) -> None:
+    """One byte in each of many blocks is little data and much memory."""
+    buffer = bench.buffer()
+    for index in range(100):
+        buffer.write(index * BLOCK + 7, b"x")
+        buffer.write(index * BLOCK + 99, b"x")
+    assert bench.budget.used > 100 * 400
+    data = bytearray(await buffer.read(0, buffer.size))
+    buffer.write(0, b"y" * (BLOCK - 1))  # grows to a whole block: stored while others wait
+    buffer.write(BLOCK - 1, b"y")
+    data[:BLOCK] = b"y" * BLOCK
+    await buffer.truncate(50 * BLOCK + 50)
+    written = await buffer.write_back()
+    assert await bench.bytes_of(written.content) == data[: 50 * BLOCK + 50]
+    assert bench.budget.used == 0
+
+
 async def test_a_full_store_fails_the_writer_instead_of_stopping_it(nursery: trio.Nursery) -> None:
     bench = Bench(nursery, budget=2 * BLOCK)
     bench.storage.failure = Full("no space")
