@@ -94,8 +94,8 @@ class Collector:
         *,
         grace_s: float,
         contents_in_use: ContentsInUse,
-    ) -> None:
         removed: Callable[[Digest], None],
+    ) -> None:
         """`database` was made with `SCHEMA`; `contents_in_use` names what open files still need.
 
         `removed` is told of every block that has gone.
@@ -110,8 +110,8 @@ class Collector:
         self._members = members
         self._grace_s = grace_s
         self._contents_in_use = contents_in_use
-        self._clock_s = float(database.value("SELECT now_s FROM clock"))
         self._removed = removed
+        self._clock_s = float(database.value("SELECT now_s FROM clock"))
         self._written_s = self._clock_s
         self._ticked_at_s = world.now_s()
         self._noted = int(database.value("SELECT count(*) FROM unreferenced"))
@@ -210,24 +210,24 @@ class Collector:
 
     def _give_up(self, why: str) -> None:
         self._phase, self.failure, self._dry = "idle", why, False
+        self._nodes = NodeCache()  # between looks memory is for others
         self._ended.set()
         self._ended = trio.Event()
         self.status.doing = f"idle; gave up: {why}"
         self._due_at_s = self._world.now_s() + max(self._period_s, min(GC_RETRY_S, self._grace_s))
 
-        self._nodes = NodeCache()  # between looks memory is for others
     def _end(self) -> None:
         self._write_clock()
         self._database.execute("DELETE FROM mark")
         self.last = Look(**self._counts)
         self.looks += 1
         self._phase, self._dry, self.status.doing = "idle", False, "idle"
+        self._nodes = NodeCache()
         self._due_at_s = self._world.now_s() + self._period_s
         self._ended.set()
         self._ended = trio.Event()
         figures = self.status.figures
         figures["looks"] = self.looks
-        self._nodes = NodeCache()
         figures["unreferenced_bytes"] = self.last.unreferenced_bytes
         figures["removed_blocks"] += self.last.removed_blocks
         figures["removed_bytes"] += self.last.removed_bytes
