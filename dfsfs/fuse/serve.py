@@ -4,7 +4,8 @@
 by `fusermount3 -u`, or by umount(8). A mount is process-wide in pyfuse3: one for each process.
 
 What is written and not committed when it ends is committed first. A process that dies leaves a
-mountpoint behind that answers ENOTCONN to everybody, at once; the next mount there clears it.
+mountpoint behind that answers ENOTCONN to everybody, at once (`Watchdog`); the next mount there
+clears it.
 """
 
 import logging
@@ -18,11 +19,13 @@ import trio
 
 from dfsfs.base.errors import Misconfigured
 from dfsfs.base.limits import HANDLERS_MAX
+from dfsfs.fuse.connection import connection_of
 from dfsfs.fuse.epoch import Epoch
 from dfsfs.fuse.invalidate import KernelInvalidator
 from dfsfs.fuse.mounts import check_mountpoint
 from dfsfs.fuse.operations import Operations
 from dfsfs.fuse.tuning import tune
+from dfsfs.fuse.watchdog import Watchdog
 from dfsfs.runtime import CallTable
 from dfsfs.vfs import Filesystem
 
@@ -74,13 +77,16 @@ async def serve(
         raise Misconfigured(
             f"cannot mount at {mountpoint}: {error} (is /dev/fuse there, and fuse3 installed?)"
         ) from error
+    watchdog = Watchdog()
     try:
+        connection = await trio.to_thread.run_sync(connection_of, mountpoint)
+        watchdog.start(connection)
         invalidator = KernelInvalidator(Epoch())
         filesystem.attach(invalidator, atime="noatime" not in options)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(_end_on_signal)
-                nursery.start_soon(_announce, mountpoint, ready)
+                nursery.start_soon(_announce, mountpoint, connection, ready)
                 await pyfuse3.main(min_tasks=1, max_tasks=HANDLERS_MAX)
                 await filesystem.commit_all()
                 nursery.cancel_scope.cancel()
@@ -89,11 +95,12 @@ async def serve(
             filesystem.detach()
     finally:
         pyfuse3.close(unmount=True)
+        watchdog.end()  # what still waits for an answer is given up
 
 
-async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
+async def _announce(mountpoint: Path, connection: Path | None, ready: Callable[[], None]) -> None:
     # In a thread: the first request to the mount must find the loop free.
-    await trio.to_thread.run_sync(tune, mountpoint, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(tune, mountpoint, connection, abandon_on_cancel=True)
     ready()
 
 

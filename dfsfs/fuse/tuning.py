@@ -2,10 +2,7 @@
 
 With 128 KiB of read-ahead a file that has to be fetched arrives at a tenth of the speed it does
 with 4 MiB, and at most 12 background requests at a time are on their way. All of it is best effort:
-without root the mount is slower, not wrong.
-
-Blocks (a thread calls it). The device number comes from /proc/self/mountinfo and not from stat(2),
-which would be a request to this very mount.
+without root the mount is slower, not wrong. Blocks: a thread calls it.
 """
 
 import logging
@@ -20,18 +17,16 @@ BACKGROUND_REQUESTS = 64
 _CONGESTED = BACKGROUND_REQUESTS * 3 // 4  # the proportion of the kernel's own defaults
 
 
-def tune(mountpoint: Path) -> None:
-    """Raise the limits of a mount of this process."""
+def tune(mountpoint: Path, connection: Path | None) -> None:
+    """Raise the limits of a mount of this process, whose control directory is `connection`."""
     mounts = mounts_at(mountpoint)
     if not mounts:
         return
-    device = mounts[-1].device
-    connection = Path("/sys/fs/fuse/connections") / device.partition(":")[2]
-    for path, value in (
-        (Path("/sys/class/bdi") / device / "read_ahead_kb", READ_AHEAD_KIB),
-        (connection / "max_background", BACKGROUND_REQUESTS),
-        (connection / "congestion_threshold", _CONGESTED),
-    ):
+    limits = {Path("/sys/class/bdi") / mounts[-1].device / "read_ahead_kb": READ_AHEAD_KIB}
+    if connection is not None:
+        limits[connection / "max_background"] = BACKGROUND_REQUESTS
+        limits[connection / "congestion_threshold"] = _CONGESTED
+    for path, value in limits.items():
         try:
             path.write_text(str(value))
         except OSError as error:

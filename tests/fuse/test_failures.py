@@ -122,10 +122,18 @@ def test_a_directory_in_a_dead_mount_is_no_mountpoint(tmp_path: Path, own: Mount
         own.kill()
 
 
-def test_callers_do_not_hang_when_the_process_dies(own: MountedNode) -> None:
+def waits_in_kernel(process: int) -> bool:
+    """Whether a thread of it waits where no signal reaches it."""
+    stats = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/stat")]
+    return any(stat.rpartition(")")[2].split()[0] == "D" for stat in stats)
+
+
+@pytest.mark.parametrize("forgetting", [False, True])
+def test_nobody_hangs_when_the_process_dies(own: MountedNode, forgetting: bool) -> None:
     with own:
         (own.path / "file").write_bytes(b"x" * 100_000)
         mapped = os.open(own.path / "file", os.O_RDONLY)
+        assert not (own.path / "there").exists()
         own.ask("hold")
         ends: list[int | None] = []
 
@@ -140,8 +148,12 @@ def test_callers_do_not_hang_when_the_process_dies(own: MountedNode) -> None:
             thread.start()
         while own.ask("waiting") == 0:
             pass
+        if forgetting:
+            own.ask("create", path="there")
+            while not waits_in_kernel(own.process.pid):
+                pass  # a thread of the node, for the lock that `mkdir` holds
         own.process.kill()
-        own.process.wait()
+        own.process.wait(timeout=60)
         for thread in threads:
             thread.join(timeout=60)
         assert len(ends) == 3
