@@ -32,7 +32,7 @@ GROWTH_MAX = 0.05
 BEYOND_MAX = 2.0  # a log is folded when it has grown: it may be beyond its bound for a moment
 FILES = 64  # of each mount, that come and go
 SIZES = (0, 100, 4_096, 60_000, 700_000, 4_000_000)
-FILL_SIZES = (1_000, 6_000)  # in the row; in a small block
+FILL_SIZES = (4_000, 4_000, 6_000)  # in the row, in the row, in a small block
 DIRECTORY_FILES = 250
 OPTIONS = ("--gc-grace", "60", "--scrub-period", "10m")
 
@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--rate", type=float, default=50.0, help="calls a second of each mount")
-    parser.add_argument("--files", type=int, default=20_000, help="made first, on each mount")
+    parser.add_argument("--files", type=int, default=12_000, help="made first, on each mount")
     arguments = parser.parse_args()
     with local_network() as network:
         loads: list[Load] = []
