@@ -15,6 +15,7 @@ import errno
 import functools
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any, TypeVar
 
 import pyfuse3
@@ -90,7 +91,7 @@ def _guarded(method: Handler) -> Handler:
         failures: Failures = self.failures
         calls = failures.calls
         failure = 0
-        begin_s = trio.current_time()
+        begin_s = perf_counter()  # a third of what the loop's clock costs, on the hottest paths
         calls.under_way += 1
         try:
             return await method(self, *args)
@@ -103,6 +104,6 @@ def _guarded(method: Handler) -> Handler:
             raise translated from error
         finally:
             calls.under_way -= 1
-            calls.ended(verb, trio.current_time() - begin_s, failure)
+            calls.ended(verb, perf_counter() - begin_s, failure)
 
     return guarded if verb.startswith("_") else counted  # type: ignore[return-value] # as above

@@ -27,6 +27,14 @@ class Handlers:
     async def fail_at_once(self, error: BaseException) -> None:
         raise error
 
+    @sync_handler
+    async def succeed(self) -> None:
+        await self._wait()
+
+    @handler
+    async def _wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     @handler
     async def hang(self) -> None:
         await trio.sleep_forever()
@@ -74,6 +82,24 @@ async def test_system_errors_keep_their_errno() -> None:
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await Handlers().fail(pyfuse3.FUSEError(errno.EXDEV))
     assert caught.value.errno == errno.EXDEV
+
+
+async def test_calls_are_counted_by_verb_and_errno() -> None:
+    handlers = Handlers()
+    for method in (handlers.fail, handlers.fail_at_once):
+        for error in (NotFound("a sentence"), pyfuse3.FUSEError(errno.ENOENT)):
+            with pytest.raises(pyfuse3.FUSEError):
+                await method(error)
+    await handlers.succeed()
+    figures = handlers.failures.calls.figures()
+    assert figures["fail"]["failures"] == figures["fail_at_once"]["failures"] == {"ENOENT": 2}
+    # The waiting half of a call is not a call of its own.
+    assert {verb: sum(found["counts"]) for verb, found in figures.items()} == {
+        "fail": 2,
+        "fail_at_once": 2,
+        "succeed": 1,
+    }
+    assert handlers.failures.calls.under_way == 0
 
 
 async def test_a_handler_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
