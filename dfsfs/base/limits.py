@@ -137,6 +137,7 @@ LEASE_PEACE_S = 0.003  # a holder that had to wait for a lease is left in peace 
 LEASE_MARGIN_S = 8.0  # for a holder that is alive to write back
 LEASE_TIMEOUT_S = SESSION_LEASE_S + LEASE_MARGIN_S  # longest wait for a lease
 JOINING_TIMEOUT_S = 5.0  # longest a call waits for this node to hold what its peers have
+JOINING_ROWS_MAX = 10_000  # with more rows than this to catch up with, nobody's changes wait
 LEASES_PER_MESSAGE_MAX = 512  # requests and grants sent as one
 
 # -- exchange ---------------------------------------------------------------------------------
@@ -147,7 +148,8 @@ ROWS_MESSAGE_BYTES_MAX = 4 * MIB
 VECTOR_ENTRIES_MAX = 4096  # writers of one file, over all incarnations
 INODE_CACHE_COUNT = 16_384  # decoded inodes a namespace keeps ...
 INODE_CACHE_BYTES_MAX = 32 * MIB  # ... with the small files and changed bytes that are in them
-ROWS_SLICE_BYTES = 64 * KIB  # of catching up at a time: applying it must not hold the loop long
+ROWS_SLICE_BYTES = 16 * KIB  # of catching up at a time: applying it must not hold the loop long
+ROWS_COUNTED_MAX = 100_000  # rows a peer lacks are counted up to here
 ROWS_SPARE_S = 0.02  # rows gather so long for a peer that no call waits for
 ROWS_REPORT_S = 2.0  # how often a receiver tells everything it holds
 GOSSIP_S = 5.0  # how often two nodes compare their member tables
@@ -196,5 +198,6 @@ assert URGENT_FRAME_BYTES_MAX <= URGENT_QUEUE_BYTES_MAX
 assert FRAME_PAYLOAD_BYTES_MAX < SEND_QUEUE_BYTES_MAX <= INBOUND_BYTES_MAX
 assert HELLO_BYTES_MAX <= FRAME_HEADER_BYTES_MAX
 assert XATTR_VALUE_BYTES_MAX < ROWS_BATCH_BYTES_MAX
+assert JOINING_ROWS_MAX < ROWS_COUNTED_MAX
 assert LEASE_TIMEOUT_S < HANDLER_TIMEOUT_S
 assert KEEPALIVE_S * 2 < SESSION_LEASE_S

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dfsfs.admin import Listing
+from dfsfs.base.limits import ROWS_COUNTED_MAX
 from dfsfs.base.types import FileKind
 from dfsfs.base.units import GIB, KIB, MIB, TIB
 
@@ -226,13 +227,22 @@ def progress_text(report: dict[str, Any]) -> str:
 
 
 def _peer(peer: dict[str, Any]) -> tuple[str, ...]:
+    state = str(peer.get("state", "?"))
+    if to_come := peer.get("rows_to_come"):
+        state += f", {_rows_text(to_come)} to come"
+    if to_send := peer.get("rows_to_send"):
+        state += f", {_rows_text(to_send)} to send"
     return (
         str(peer.get("name", "?")),
         short_id(peer.get("id")),
-        str(peer.get("state", "?")),
+        state,
         milliseconds(peer.get("round_trip_s")),
         " ".join(peer.get("addresses", ())),
     )
+
+
+def _rows_text(count: int) -> str:
+    return f"{count} rows" if count < ROWS_COUNTED_MAX else f"more than {count} rows"
 
 
 def short_id(value: object) -> str:

@@ -308,6 +308,7 @@ class Cluster:
             if member.node == self.members.own or member.removed:
                 continue
             session = self._endpoint.sessions.get(member.node)
+            to_come, to_send = self.exchange.lacking(member.node)
             traffic = self._endpoint.traffic(member.node)
             result.append(
                 {
@@ -317,6 +318,8 @@ class Cluster:
                     "state": self.membership.state_of(member.node),
                     "round_trip_s": None if session is None else session.round_trip_s,
                     "mount": member.mounts,
+                    "rows_to_come": to_come,
+                    "rows_to_send": to_send,
                     "absent": member.node in self.members.absent,
                     "full": member.full,
                     "capacity_bytes": member.weight * MIB,

@@ -5,6 +5,7 @@ acknowledges. So the two directions are independent, and everything on one strea
 
     receiver -> sender   have    {origin: position}    first message: everything it holds
     sender -> receiver   rows    batches of whole transactions, each naming the position it follows
+    sender -> receiver   left    about how many rows you lack, now and then while that is so
     sender -> receiver   ready   "you have acknowledged all I held when you told me what you have"
     sender -> receiver   level   "from now on I count you: every row waits for your acknowledgement"
     sender -> receiver   lease   requests and grants of leases, after all rows before them
@@ -19,11 +20,15 @@ node does the same with its own. Rows of a third origin are relayed only if the 
 shows, twice in a row, that it has not got them from their author: that is anti-entropy, and it
 heals whatever the direct way missed.
 
+Catching up takes turns: who sends or applies a slice of old rows leaves the loop to others for as
+long as that took, so a mount that has weeks to catch up with serves its users meanwhile.
+
 A peer counts as connected for `Publication` from the moment `level` was sent: from then on it gets
 every row as it is made and calls wait for its acknowledgement.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -32,8 +37,10 @@ import trio
 
 from dfsfs.base.errors import RemoteProtocolError, Stale
 from dfsfs.base.limits import (
+    JOINING_ROWS_MAX,
     LEASES_PER_MESSAGE_MAX,
     ROWS_BATCH_BYTES_MAX,
+    ROWS_COUNTED_MAX,
     ROWS_REPORT_S,
     ROWS_SLICE_BYTES,
     ROWS_SPARE_S,
@@ -74,6 +81,7 @@ class Exchange:
         self._receiving: dict[NodeId, MessageStream] = {}
         self._ready_from: set[NodeId] = set()
         self._level_from: set[NodeId] = set()
+        self._left: dict[NodeId, int] = {}  # rows that peers have told they will send
         self._level_changed = trio.Event()
         self._progress = trio.Event()
         namespace.subscribe(self._committed)
@@ -101,13 +109,18 @@ class Exchange:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive_reports, session, sender)
                     while True:
+                        began_s = trio.current_time()
                         batches = sender.next_batches()
+                        worked_s = trio.current_time() - began_s
                         if batches:
                             self.rows_bytes_sent += await _send_batches(stream, batches)
                         messages = sender.next_lease_messages()
                         if messages:
                             await stream.send(["lease", messages])
                         if batches or messages:
+                            if not sender.level:
+                                await self._tell_left(sender)
+                                await trio.sleep(worked_s)
                             continue
                         if sender.level:
                             await sender.wait()
@@ -143,6 +156,15 @@ class Exchange:
         if held.get(own, 0) > self._namespace.position:
             self.used_origins |= set(held)
             raise Stale("a peer holds more of this node's own rows than this node")
+
+    async def _tell_left(self, sender: "_Sender") -> None:
+        """Tell a peer how long its way is; over a long one nobody's changes wait for the end."""
+        left = sender.count_left()
+        if left is None:
+            return
+        await sender.stream.send(["left", left])
+        if left > JOINING_ROWS_MAX:
+            self._leases.join_later()
 
     async def wait_heard(self, nodes: set[NodeId]) -> None:
         """Return when all of these have said what they hold."""
@@ -218,8 +240,13 @@ class Exchange:
                     kind, batches = _checked_rows(message.body, message.payload)
                     if kind == "lease":
                         self._leases.received(node, message.body[1])
+                    elif kind == "left":
+                        self._left[node] = message.body[1]
+                        if message.body[1] > JOINING_ROWS_MAX:
+                            self._leases.join_later()
                     elif kind == "ready":
                         self._ready_from.add(node)
+                        self._left.pop(node, None)
                         if node in self._senders:
                             self._senders[node].wake()
                     elif kind == "level":
@@ -228,16 +255,21 @@ class Exchange:
                         self._level_changed.set()
                         self._level_changed = trio.Event()
                     elif batches:
-                        await self._apply(stream, batches)
+                        worked_s = await self._apply(stream, batches)
+                        await trio.sleep(0.0 if node in self._level_from else worked_s)
         finally:
             if self._receiving.get(node) is stream:
                 del self._receiving[node]
+                self._left.pop(node, None)
                 self._ready_from.discard(node)
                 self._level_from.discard(node)
 
-    async def _apply(self, stream: MessageStream, batches: list[Batch]) -> None:
+    async def _apply(self, stream: MessageStream, batches: list[Batch]) -> float:
+        """Apply and acknowledge; for how many seconds that held the loop."""
         before = self._namespace.have()
+        began_s = trio.current_time()
         changes = self._namespace.apply(batches)
+        worked_s = trio.current_time() - began_s
         self._progress.set()
         self._progress = trio.Event()
         have = self._namespace.have()
@@ -257,6 +289,7 @@ class Exchange:
             log.info("rows of %d origins do not follow what is held; pulling", len(gaps))
             await stream.send(["pull", _wire_positions(gaps)])
         assert all(have.get(origin, 0) >= position for origin, position in before.items())
+        return worked_s
 
     async def _report_all(self, stream: MessageStream) -> None:
         """Tell everything held, now and then: the other side relays what has not come directly."""
@@ -278,6 +311,11 @@ class Exchange:
         """Whether everything this peer held at connect time was applied here."""
         return node in self._level_from
 
+    def lacking(self, node: NodeId) -> tuple[int, int]:
+        """About how many rows of this peer are still to come, and how many of ours it lacks."""
+        sender = self._senders.get(node)
+        return self._left.get(node, 0), 0 if sender is None or sender.ready else sender.left
+
 
 class _Sender:
     """What one peer holds and was sent; feeds it from the commit queue or from the database."""
@@ -289,6 +327,8 @@ class _Sender:
         self.held: dict[Origin, int] = {}  # as the peer last reported
         self.ready = False  # it had acknowledged everything once
         self.level = False  # it is counted
+        self.left = 0  # rows it lacked when they were counted last
+        self._count_s = -math.inf  # when that was
         self._leases: deque[tuple[int, list[int]]] = deque()  # each after this position of ours
         self._namespace = namespace
         self._sent: dict[Origin, int] = {}
@@ -388,8 +428,20 @@ class _Sender:
             self._sent[batch.origin] = batch.upto
         return batches
 
+    def count_left(self) -> int | None:
+        """About how many rows the peer lacks; None if they were counted a moment ago."""
+        now_s = trio.current_time()
+        if now_s < self._count_s + ROWS_REPORT_S:
+            return None
+        self._count_s = now_s
+        self.left = self._namespace.rows_after(self._sent, ROWS_COUNTED_MAX)
+        return self.left
+
     def _from_database(self) -> list[Batch]:
-        for origin, position in sorted(self._namespace.have().items()):
+        # Oldest first over all origins: what one node did knowing another's work comes after it.
+        for origin, position in sorted(
+            self._namespace.have().items(), key=lambda item: (self._sent.get(item[0], 0), item[0])
+        ):
             sent = self._sent.get(origin, 0)
             if position <= sent:
                 continue
@@ -438,6 +490,10 @@ def _checked_report(body: Any) -> tuple[str, dict[Origin, int]]:
 def _checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> tuple[str, list[Batch]]:
     if body in (["level"], ["ready"]):
         return body[0], []
+    if isinstance(body, list) and len(body) == 2 and body[0] == "left":
+        if not _is_position(body[1]):
+            raise RemoteProtocolError("malformed count of rows")
+        return "left", []
     if isinstance(body, list) and len(body) == 2 and body[0] == "lease":
         return "lease", []
     if not (

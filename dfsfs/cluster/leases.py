@@ -175,6 +175,11 @@ class Leases:
             self._join_until_s = self._world.now_s() + JOINING_TIMEOUT_S
         self._met.add(node)
 
+    def join_later(self) -> None:
+        """It is a long way until this node is level: changes do not wait for that."""
+        self._join_until_s = -math.inf
+        self._changed.unpark_all()
+
     # -- fed by exchange ----------------------------------------------------------------------
 
     def connected(

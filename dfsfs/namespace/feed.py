@@ -33,6 +33,7 @@ from dfsfs.runtime import Database
 STAMP_TIME_MAX = (1 << 63) - 1  # as SQLite stores it
 _ROW_BYTES = 64  # of a row besides names, targets, inline bytes and values, roughly
 _SNAPSHOT_LINES = 256  # read at a time
+_LINES_MIN = 16  # of one table, for the smallest batch
 
 
 def _node(line: tuple[Any, ...]) -> Row:
@@ -94,6 +95,9 @@ class _Source:
         # such, SQLite may search the index by the useless one.
         select = f"SELECT {time}, {origin}, {columns} FROM {table} WHERE {origin}>0"
         self.by_stamp = f"{select} AND {origin}=? AND {time}>? ORDER BY {time} LIMIT ?"
+        self.count = (
+            f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {origin}=? AND {time}>? LIMIT ?)"
+        )
         self.first = f"{select} ORDER BY {keys} LIMIT ?"
         self.next = f"{select} AND ({keys})>({','.join('?' * len(key))}) ORDER BY {keys} LIMIT ?"
         names = ("time", "origin", *columns.split(", "))
@@ -147,7 +151,8 @@ def read_batch(
     database: Database, origin: Origin, after: int, have: int, *, bytes_max: int
 ) -> Batch:
     """The next whole transactions of `origin` after `after`, of at most all up to `have`."""
-    limit = ROWS_BATCH_COUNT_MAX
+    # What is read and does not fit is read again for the next batch, so no more than may fit.
+    limit = min(ROWS_BATCH_COUNT_MAX, max(_LINES_MIN, bytes_max // (2 * _ROW_BYTES)))
     rows: list[Row] = []
     complete = have  # up to here `rows` holds everything
     for source in _SOURCES:
@@ -176,6 +181,15 @@ def read_batch(
         size += size_of(row)
         taken.append(row)
     return Batch(origin, after, upto, encode_rows(taken))
+
+
+def count_rows(database: Database, origin: Origin, after: int, count_max: int) -> int:
+    """How many rows `read_batch` has to give after `after`; not counted beyond `count_max`."""
+    count = 0
+    for source in _SOURCES:
+        if count < count_max:
+            count += database.value(source.count, (origin, after, count_max - count))
+    return count
 
 
 def _one_transaction(

@@ -20,7 +20,7 @@ from dfsfs.base.types import ContentRef, FileKind, InodeId, Origin, Stamp
 from dfsfs.crdt import HybridClock
 from dfsfs.namespace import check as checking
 from dfsfs.namespace.edits import Edits
-from dfsfs.namespace.feed import decode_batch, decode_page, read_batch, read_page
+from dfsfs.namespace.feed import count_rows, decode_batch, decode_page, read_batch, read_page
 from dfsfs.namespace.local import LocalState, change_of
 from dfsfs.namespace.quick import Quick
 from dfsfs.namespace.reading import Reader
@@ -309,6 +309,15 @@ class Namespace:
         if have <= after:
             return None
         return read_batch(self._database, origin, after, have, bytes_max=bytes_max)
+
+    def rows_after(self, positions: Mapping[Origin, int], count_max: int) -> int:
+        """How many rows whoever holds `positions` lacks; not counted beyond `count_max`."""
+        count = 0
+        for origin in self.have():
+            if count < count_max:
+                after = positions.get(origin, 0)
+                count += count_rows(self._database, origin, after, count_max - count)
+        return count
 
     def apply(self, batches: Sequence[Batch]) -> builtins.list[Change]:
         """Join what peers sent, in one transaction; at most one change comes of it.

@@ -440,6 +440,8 @@ class Session:
         self._start(stream, self._serve_call, stream, "", _ready(reply), 0)
 
     def _reply(self, stream: int, reply: Reply) -> None:
+        if self._error is not None:
+            return  # it ended while the handler could not be cancelled: nobody to answer
         head = self.connection.send_reply(stream, reply.body, len(reply.payload))
         if head:
             self.outbox.put(stream, head, reply.payload)

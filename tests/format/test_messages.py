@@ -64,6 +64,7 @@ async def make() -> dict[str, bytes]:
     bodies: dict[str, Any] = {
         f"{METHOD_GOSSIP} member": member.to_wire(),
         f"{METHOD_ROWS} have": ["have", _wire_positions({Origin(7): 12, Origin(2): 1 << 50})],
+        f"{METHOD_ROWS} left": ["left", 60_000],
         f"{METHOD_ROWS} ready": ["ready"],
         f"{METHOD_ROWS} level": ["level"],
         f"{METHOD_ROWS} lease": ["lease", [[request.inode, request.stamp], [grant.inode]]],

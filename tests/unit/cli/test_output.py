@@ -76,6 +76,8 @@ STATUS = {
             "state": "alive",
             "round_trip_s": 0.00012,
             "mount": True,
+            "rows_to_come": 100_000,
+            "rows_to_send": 17,
         }
     ],
     "storage": {
@@ -103,7 +105,7 @@ def test_status_answers_the_questions() -> None:
         "1 on their way",
         "2 writes reached fewer",
         "right",
-        "alive",
+        "alive, more than 100000 rows to come, 17 rows to send",
         "0.12 ms",
         "repair failed 1 times, last: no peers",
     ):

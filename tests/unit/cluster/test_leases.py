@@ -160,6 +160,20 @@ async def test_who_starts_or_comes_back_waits_until_it_is_level(
     assert two.leases.held([InodeId(2 << 40 | 1)]), "others wait for a newcomer's sake no more"
 
 
+async def test_nobody_waits_for_the_end_of_a_long_way(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    one, two = Side(1), Side(2)
+    await nursery.start(two.leases.run)
+    two.leases.met(one.node)
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(two.leases.acquire, INODES)
+        await trio.sleep(0.1)
+        two.leases.join_later()
+    assert trio.current_time() < JOINING_TIMEOUT_S
+    assert two.leases.held(INODES)
+
+
 async def test_a_read_only_mount_gets_none(pair: tuple[Side, Side]) -> None:
     one, _ = pair
     one.leases.read_only = True

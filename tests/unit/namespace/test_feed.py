@@ -35,6 +35,17 @@ def test_batches_follow_each_other_and_are_bounded(node: Node) -> None:
     assert node.fs.feed(Origin(9), 0, bytes_max=1000) is None
 
 
+def test_rows_that_are_still_to_send_are_counted(node: Node) -> None:
+    for number in range(5):
+        node.file(b"%d" % number, data=b"x")
+    total = 5 * 3 + 1  # an inode, a link, a content each; the root was touched
+    first = batches(node, 1)[0]
+    assert node.fs.rows_after({}, 1000) == total
+    assert node.fs.rows_after({node.origin: first.upto}, 1000) == total - 2
+    assert node.fs.rows_after({node.origin: node.fs.position}, 1000) == 0
+    assert node.fs.rows_after({}, 7) == 7
+
+
 def test_what_was_overwritten_is_not_sent(node: Node) -> None:
     file = node.file(b"f")
     for number in range(20):

@@ -523,6 +523,33 @@ async def test_a_handler_that_fails_while_it_is_cancelled_harms_nobody(net: Net)
         assert (await again.call("echo", 1)).body == 1
 
 
+async def test_a_handler_that_is_done_when_the_session_has_ended_answers_nobody(net: Net) -> None:
+    begun, go_on, done = trio.Event(), trio.Event(), trio.Event()
+
+    async def store(session: Session, request: Request) -> Reply:
+        begun.set()
+        with trio.CancelScope(shield=True):
+            await go_on.wait()
+        done.set()
+        return Reply()
+
+    near, far = await net.pair(calls(store=store))
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(PeerUnreachable):
+                await near.call("store")
+
+        nursery.start_soon(ask)
+        await begun.wait()
+        near.close("enough")
+    await until(lambda: bool(far.close_reason))
+    go_on.set()
+    await far.closed.wait()
+    assert done.is_set()
+    assert far.statistics.handler_failures == 0
+
+
 async def test_a_call_that_finds_the_stream_broken_while_sending_fails(net: Net) -> None:
     near, _ = await net.pair(calls(echo=echo))
     await near.call("echo", 1)  # the outbox is idle: the next call sends in its own task
