@@ -11,9 +11,10 @@ other to forget, would wait for each other. The other lane is what `settled` wai
 it when a handler begins to wait on its inode is excused. The kernel looks such names up again
 before it uses them (`epoch`), so nobody sees an old one. See decision 16.
 
-Bounded: equal requests merge while they wait, and a lane with more than `limits.INVALIDATIONS_MAX`
-requests drops the oldest: what the kernel then still believes ends with `limits.KERNEL_CACHE_S`,
-and is counted and logged.
+Bounded: equal requests merge while they wait, and in a lane with more than
+`limits.INVALIDATIONS_MAX` all names become one look at everything (`epoch`). Pages stay, one request
+for each file the kernel knows. Nothing is given up: the kernel would believe what it has for as long
+as `limits.KERNEL_CACHE_S`.
 
 Threads share with the loop only the two lanes, behind one lock that is never held while the kernel
 is called. A thread stuck in the kernel ends when the mount does.
@@ -46,10 +47,21 @@ class Lane:
     """Requests in order, and the threads that carry them out with `act`."""
 
     def __init__(
-        self, name: str, act: Callable[[Target], None], *, waiting_max: int = INVALIDATIONS_MAX
+        self,
+        name: str,
+        act: Callable[[Target], None],
+        look_at_all: Callable[[], bool],
+        *,
+        waiting_max: int = INVALIDATIONS_MAX,
     ) -> None:
-        """Belongs to the loop it is made in."""
+        """Belongs to the loop it is made in.
+
+        `look_at_all` has the kernel look up every name before it believes it, in place of names
+        that wait when there are more than `waiting_max`; False if it cannot. Then all are told: a
+        kernel that was not would go on with what it knows.
+        """
         self._act = act
+        self._look_at_all = look_at_all
         self._waiting_max = waiting_max
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
@@ -60,7 +72,7 @@ class Lane:
         self._excused: set[Target] = set()  # of `_running`: nobody waits for them
         self._waiters: list[tuple[int, trio.Event]] = []  # of the loop
         self._open = True
-        self.dropped = 0
+        self.merged = 0  # names that became one look at all
         self._name = name
         self._threads = 0
         for _ in range(LANE_THREADS):
@@ -77,12 +89,22 @@ class Lane:
             new = target not in self._waiting
             # Keeps its first number: whoever waited for that has not been served yet.
             self._waiting.setdefault(target, self._asked)
-            if len(self._waiting) > self._waiting_max:
-                self._waiting.popitem(last=False)
-                self.dropped += 1
-                new = False
+            too_many = len(self._waiting) > self._waiting_max
         if new:
             self._ready.release()
+        if too_many and self._look_at_all():
+            self._merge_names()
+
+    def _merge_names(self) -> None:
+        """Every name will be looked up again: none has to be told."""
+        with self._lock:
+            names = [target for target in self._waiting if target[1] is not None]
+            for target in names:
+                del self._waiting[target]
+            self.merged += len(names)
+            waiters = self._take_done()
+        for event in waiters:
+            event.set()
 
     @property
     def waiting(self) -> int:
@@ -204,14 +226,9 @@ class KernelInvalidator:
 
     def __init__(self, epoch: Epoch) -> None:
         self._epoch = epoch
-        self._idle = Lane("dfs-invalidate", _invalidate)
-        self._busy = Lane("dfs-invalidate-busy", _invalidate)
+        self._idle = Lane("dfs-invalidate", _invalidate, epoch.advance)
+        self._busy = Lane("dfs-invalidate-busy", _invalidate, epoch.advance)
         self.timeouts = 0
-
-    @property
-    def dropped(self) -> int:
-        """Requests given up because too many waited."""
-        return self._idle.dropped + self._busy.dropped
 
     @property
     def waiting(self) -> int:

@@ -17,6 +17,8 @@ class Gate:
     def __init__(self) -> None:
         self.reached: list[Target] = []
         self.entered = 0
+        self.knows_epochs = True
+        self.looks = 0
         self._allowed: set[Target] | None = set()
         self._changed = threading.Condition()
 
@@ -26,6 +28,11 @@ class Gate:
             self.entered += 1
             self._changed.wait_for(lambda: self._allowed is None or target in self._allowed)
             self.reached.append(target)
+
+    def look_at_all(self) -> bool:
+        """What the kernel's epoch does."""
+        self.looks += self.knows_epochs
+        return self.knows_epochs
 
     def allow(self, *targets: Target) -> None:
         """Let these in."""
@@ -65,7 +72,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def _occupied(gate: Gate) -> Lane:
     """A lane all of whose threads are in the kernel."""
-    lane = Lane("test", gate.act, waiting_max=5)
+    lane = Lane("test", gate.act, gate.look_at_all, waiting_max=5)
     for number in range(LANE_THREADS):
         lane.ask(name(100 + number))
     await until(lambda: gate.entered == LANE_THREADS)
@@ -125,17 +132,49 @@ async def test_settled_waits_for_what_was_asked_before_and_not_for_what_comes_af
 
 
 async def test_nothing_asked_is_settled_at_once(gate: Gate) -> None:
-    lane = Lane("test", gate.act)
+    lane = Lane("test", gate.act, gate.look_at_all)
     await lane.settled()
     lane.close()
 
 
-async def test_too_many_requests_push_out_the_oldest(gate: Gate) -> None:
+async def test_too_many_names_become_one_look_at_all_and_pages_stay(gate: Gate) -> None:
+    """Nothing is given up: the kernel would believe what it has cached (promise 4)."""
+    lane = await _occupied(gate)
+    pages: Target = (InodeId(7), None)
+    lane.ask(pages)
+    for number in range(4):
+        lane.ask(name(number))
+    assert (lane.waiting, gate.looks) == (5, 0)
+    done = trio.Event()
+
+    async def wait() -> None:
+        await lane.settled()
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        lane.ask(name(4))
+        assert (lane.waiting, lane.merged, gate.looks) == (1, 5, 1)
+        assert lane.pending(pages)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not done.is_set()
+        lane.ask(name(9))
+        gate.open()
+        await done.wait()
+        await lane.settled()
+    assert pages in gate.reached
+    assert gate.reached_of(*range(10)) == [name(9)]
+    lane.close()
+
+
+async def test_a_kernel_that_cannot_look_at_all_is_told_every_name(gate: Gate) -> None:
+    gate.knows_epochs = False
     lane = await _occupied(gate)
     for number in range(8):
         lane.ask(name(number))
-    assert lane.dropped == 3
+    assert (lane.waiting, lane.merged) == (8, 0)
     gate.open()
     await lane.settled()
-    assert gate.reached_of(*range(8)) == [name(number) for number in range(3, 8)]
+    assert gate.reached_of(*range(8)) == [name(number) for number in range(8)]
     lane.close()
