@@ -12,9 +12,9 @@ it when a handler begins to wait on its inode is excused. The kernel looks such 
 before it uses them (`epoch`), so nobody sees an old one. See decision 16.
 
 Bounded: equal requests merge while they wait, and in a lane with more than
-`limits.INVALIDATIONS_MAX` all names become one look at everything (`epoch`). Pages stay, one request
-for each file the kernel knows. Nothing is given up: the kernel would believe what it has for as long
-as `limits.KERNEL_CACHE_S`.
+`limits.INVALIDATIONS_MAX` all names become one look at everything (`epoch`). Pages stay, one
+request for each file the kernel knows. Nothing is given up: the kernel would believe what it has
+for as long as `limits.KERNEL_CACHE_S`.
 
 Threads share with the loop only the two lanes, behind one lock that is never held while the kernel
 is called. A thread stuck in the kernel ends when the mount does.
