@@ -13,7 +13,7 @@ stop only closes files. Starting is recovering.
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,22 +29,18 @@ from dfsfs.base.limits import (
     OVERTAKEN_WAIT_S,
     STORE_FULL_BYTES,
 )
-from dfsfs.base.types import Buffer, ContentRef, DigestKind
+from dfsfs.base.types import Buffer, ContentRef, DigestKind, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import SegmentStore
-from dfsfs.cluster import Cluster, ClusterSettings, Member, MemberTable
+from dfsfs.cluster import Cluster, ClusterSettings, Member
 from dfsfs.cluster.drain import is_draining
-from dfsfs.cluster.gc import SCHEMA as GC_SCHEMA
-from dfsfs.cluster.gc import SCHEMA_VERSION as GC_SCHEMA_VERSION
-from dfsfs.cluster.incarnation import present_origin, take_next
-from dfsfs.cluster.members import SCHEMA as MEMBERS_SCHEMA
-from dfsfs.cluster.members import SCHEMA_VERSION as MEMBERS_SCHEMA_VERSION
+from dfsfs.cluster.incarnation import present_origin, take_another
 from dfsfs.config import Config
 from dfsfs.conflicts import Conflicts
 from dfsfs.content import HashingUpload, content_key, fold
 from dfsfs.crdt import HybridClock
 from dfsfs.keys import Keys
-from dfsfs.namespace import SCHEMA, SCHEMA_VERSION, Change, Namespace
+from dfsfs.namespace import Change, Namespace
 from dfsfs.namespace.check import check_snapshot
 from dfsfs.net import (
     Credentials,
@@ -64,20 +60,17 @@ from dfsfs.runtime import (
     Bounds,
     CallTable,
     Checkpointer,
-    Database,
     DirectoryLock,
     GroupCommit,
     RealWorld,
     World,
     run_worker,
 )
+from dfsfs.state import NODE_KEY, open_state
 from dfsfs.vfs import Filesystem, Space
 
 log = logging.getLogger(__name__)
 
-NAMESPACE_CACHE_BYTES = 64 * MIB
-MEMBERS_CACHE_BYTES = MIB
-GC_CACHE_BYTES = 16 * MIB
 INSECURE_NETWORK = b"insecure"  # network id of nodes without a key
 STOP_TIMEOUT_S = 10.0  # an orderly end does not take longer than this
 ANNOUNCE_S = 30.0  # how often the space a node uses is told to the others
@@ -127,6 +120,12 @@ class Node:
         async with AsyncExitStack() as stack:
             await self._open_state(stack)
             self._build()
+            if self._state.uncertain:
+                log.warning("this node goes on as another incarnation: %s", self._state.uncertain)
+                self._next_incarnation()
+                await self.world.run_blocking(self._state.begin)
+                return False
+            await self.world.run_blocking(self._state.begin)
             await _start(stack, self.endpoint.run)
             await self._listen()
             await _start(stack, self.cluster.run)
@@ -138,8 +137,9 @@ class Node:
             nursery.start_soon(run_worker, self._checkpointer)
             self._ballast.take_on()
             nursery.start_soon(self._announce_space)
-            if self.config.bootstrap:
+            if self.config.bootstrap or (self._state.names_lost and self._others()):
                 await self.cluster.join(JOIN_TIMEOUT_S)
+                self._state.names_are_back()
             self._adopt_digest()
             self._stack = stack.pop_all()
         return True
@@ -150,10 +150,9 @@ class Node:
         Asked before the first write. Who is away cannot be asked; if the node learns it later, it
         stays apart from that peer until it is started again.
         """
-        others = {m.node for m in self.members.current()} - {self.identity.node_id}
         exchange = self.cluster.exchange
         with trio.move_on_after(OVERTAKEN_WAIT_S):
-            await exchange.wait_heard(others)
+            await exchange.wait_heard(self._others())
         if not exchange.used_origins:
             return False
         log.warning("this node's state went back in time: it goes on as another incarnation")
@@ -162,7 +161,10 @@ class Node:
 
     def _next_incarnation(self) -> None:
         used = self.cluster.exchange.used_origins | set(self.namespace.have())
-        take_next(self.members, used)
+        take_another(self.members, used, self.world.random)
+
+    def _others(self) -> set[NodeId]:
+        return {member.node for member in self.members.current()} - {self.identity.node_id}
 
     async def __aexit__(
         self,
@@ -178,6 +180,7 @@ class Node:
 
     async def _close_store(self) -> None:
         with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
+            await self.world.run_blocking(self._state.end)
             await self.store.close()
 
     async def _open_state(self, stack: AsyncExitStack) -> None:
@@ -186,16 +189,12 @@ class Node:
         self._ballast = Ballast(config.state)
         self._ballast.throw_off_if_full()
         self.key = self._network_key()
-        self.identity = NodeIdentity.load_or_create(config.state / "node.key")
-        self._members_database = self._open_database(
-            stack, "members.db", MEMBERS_SCHEMA, MEMBERS_SCHEMA_VERSION, MEMBERS_CACHE_BYTES
+        self.identity = NodeIdentity.load_or_create(config.state / NODE_KEY)
+        databases = stack.enter_context(ExitStack())
+        self._state = await self.world.run_blocking(
+            open_state, config, self.world, self.identity.node_id, databases
         )
-        self._database = self._open_database(
-            stack, "namespace.db", SCHEMA, SCHEMA_VERSION, NAMESPACE_CACHE_BYTES
-        )
-        self._gc_database = self._open_database(
-            stack, "gc.db", GC_SCHEMA, GC_SCHEMA_VERSION, GC_CACHE_BYTES
-        )
+        self.members = self._state.members
         self.store = await SegmentStore.open(
             self.world,
             config.state / "blocks",
@@ -203,16 +202,6 @@ class Node:
             reserve_bytes=config.reserve_bytes,
         )
         stack.push_async_callback(self._close_store)
-
-    def _open_database(
-        self, stack: AsyncExitStack, name: str, schema: str, version: int, cache_bytes: int
-    ) -> Database:
-        """A database of the state directory; `stack` closes it."""
-        database = Database(
-            self.config.state / name, schema=schema, version=version, cache_bytes=cache_bytes
-        )
-        stack.callback(database.close)
-        return database
 
     def _network_key(self) -> NetworkKey | None:
         config = self.config
@@ -231,7 +220,6 @@ class Node:
 
     def _build(self) -> None:
         config = self.config
-        self.members = MemberTable(self._members_database, self.identity.node_id)
         self.origin = present_origin(self.members)
         self.network = network_id(self.key) if self.key else INSECURE_NETWORK
         self.endpoint = Endpoint(
@@ -245,7 +233,7 @@ class Node:
         )
         clock = HybridClock(self.world)
         self.namespace = Namespace(
-            self._database,
+            self._state.namespace,
             origin=self.origin,
             clock=clock,
             node_name=self.members.name_of_origin,
@@ -262,7 +250,7 @@ class Node:
             self.store,
             self.store.pins,
             self.members,
-            self._gc_database,
+            self._state.gc,
             ClusterSettings(
                 bootstrap=config.bootstrap_urls,
                 copies=config.replicas,
@@ -306,7 +294,7 @@ class Node:
             self.namespace, self._keys, self.cluster.leases, self.cluster.publication
         )
         self._checkpointer = Checkpointer(
-            self.world, [self._database, self._members_database, self._gc_database]
+            self.world, [self._state.namespace, self._state.members_database, self._state.gc]
         )
 
     async def _listen(self) -> None:
@@ -421,13 +409,16 @@ class Node:
             for member in self.members.all()
         }
         return await self.world.run_blocking(
-            check_snapshot, self._database, lambda origin: names.get(origin, f"node {origin}")
+            check_snapshot,
+            self._state.namespace,
+            lambda origin: names.get(origin, f"node {origin}"),
         )
 
     async def _flush(self) -> None:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
         await self.store.sync()
-        await self.world.run_blocking(self._database.sync)
+        await self.world.run_blocking(self._state.namespace.sync)
+        await self.members.flush(self.world)
 
     async def _applied(self, changes: Sequence[Change]) -> None:
         await self.filesystem.invalidated(changes)
@@ -518,6 +509,7 @@ class Node:
                 "directories": totals.directories,
                 "bytes": totals.bytes,
                 "conflicts": len(self.namespace.conflicts(None, FINDINGS_MAX)),
+                "names_lost": self._state.names_lost,
             },
             "replication": self.cluster.upkeep.replication(),
             "bounded": self._bounded(),
@@ -537,8 +529,7 @@ class Node:
             **self.world.bounded(),
             **self.store.bounded(),
             **self.namespace.bounded(),
-            **self._members_database.bounded("members"),
-            **self._gc_database.bounded("gc"),
+            **self._state.bounded(),
             **self.endpoint.bounded(),
             **self.cluster.bounded(),
             **self.filesystem.bounded(),

@@ -81,7 +81,7 @@ class Operator(Protocol):
         `peers`: list of id, name, addresses, state (alive, suspect, dead), round_trip_s, mount,
         connected, queued_bytes, and since the start sent_bytes, received_bytes and calls
         `storage`: block_count, block_bytes, disk_bytes, capacity_bytes
-        `files`: files, directories, bytes
+        `files`: files, directories, bytes, names_lost (why the names are not here; "": they are)
         `replication`: of the network, as its nodes found when they last looked at every block:
         queued_copies (about to be sent from here), missing_copies and missing_bytes, single_blocks
         (on one node only), on_two_nodes and at_factor (true or false), remaining_s (until copied;

@@ -61,7 +61,7 @@ class Index:
         """Open or create the index.
 
         Raises:
-            Corrupt: not an index, or one of another version.
+            Corrupt: not an index. Misconfigured: one of another version.
         """
         schema = resources.files("dfsfs.blocks").joinpath("index.sql").read_text()
         self._database = Database(

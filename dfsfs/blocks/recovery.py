@@ -28,10 +28,6 @@ from dfsfs.runtime import Database
 log = logging.getLogger(__name__)
 
 INDEX_NAME = "index.db"
-_SET_ASIDE_SUFFIX = ".damaged"
-_SIDE_FILES = ("", "-wal", "-shm")
-_SQLITE_MAGIC = b"SQLite format 3\0"
-_USER_VERSION_AT = 60  # offset of the big-endian user version: https://sqlite.org/fileformat.html
 _SALVAGE_PAGE = 64
 _INDEX_BATCH = 1024
 
@@ -40,7 +36,8 @@ def recover(directory: Path) -> tuple[Index, SegmentFiles]:
     """Open the store in `directory`, made if needed, in a consistent state.
 
     Raises:
-        Corrupt: the index is of another version of this program. Full, DfsError: the disk fails.
+        Misconfigured: the index is of another version of this program.
+        Full, DfsError: the disk fails.
     """
     try:
         (directory / "segments").mkdir(parents=True, exist_ok=True)
@@ -60,7 +57,6 @@ def recover(directory: Path) -> tuple[Index, SegmentFiles]:
         index = Index(path)
         _reconcile(index, files)
     except Corrupt as error:
-        _refuse_other_version(path)
         log.warning("block index is unusable (%s): building a new one", error)
         return _rebuild(path, files), files
     return index, files
@@ -126,7 +122,9 @@ def _whole_records_end(file: SegmentFile) -> int:
 
 def _rebuild(path: Path, files: SegmentFiles) -> Index:
     """Step 1. The bytes of the last two segments are verified, older ones when first read."""
-    aside = _set_aside(path)
+    # Moved, not deleted: it may be all that is left of small blocks.
+    aside = Database.set_aside(path)
+    sync_directory(path.parent)
     index = Index(path)
     numbers = files.numbers()
     for number in numbers:
@@ -153,19 +151,6 @@ def _rebuild(path: Path, files: SegmentFiles) -> Index:
     return index
 
 
-def _set_aside(path: Path) -> Path:
-    """Move a damaged index away, not delete it: it may be all that is left of small blocks."""
-    count = 0
-    while (aside := path.with_name(f"{path.name}{_SET_ASIDE_SUFFIX}-{count}")).exists():
-        count += 1
-    for suffix in _SIDE_FILES:
-        old = path.with_name(path.name + suffix)
-        if old.exists():
-            old.rename(aside.with_name(aside.name + suffix))
-    sync_directory(path.parent)
-    return aside
-
-
 def _salvage_small(aside: Path, index: Index) -> int:
     """Take over the small blocks that a damaged index still gives, verified; returns how many."""
     if not aside.exists():
@@ -190,17 +175,3 @@ def _salvage_small(aside: Path, index: Index) -> int:
     except Corrupt as error:
         log.warning("%s: cannot read further: %s", aside, error)
     return taken
-
-
-def _refuse_other_version(path: Path) -> None:
-    """Do not rebuild over an index that a newer program made."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_USER_VERSION_AT + 4)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise DfsError(f"cannot read {path}: {error.strerror}") from error
-    version = int.from_bytes(head[_USER_VERSION_AT:], "big")
-    if head.startswith(_SQLITE_MAGIC) and version not in (0, VERSION) and version < 1 << 16:
-        raise Corrupt(f"{path} was made by another version of this program ({version})")

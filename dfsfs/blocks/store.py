@@ -118,7 +118,8 @@ class SegmentStore:
         `reserve_bytes` is what stays free on the disk; None: a twentieth, at most a GiB.
 
         Raises:
-            Corrupt: the store was made by another version. Full, DfsError: the disk fails.
+            Misconfigured: another version of this program made the store.
+            Full, DfsError: the disk fails.
         """
         index, files = await world.run_blocking(recover, directory)
         return cls(world, index, files, capacity_bytes=capacity_bytes, reserve_bytes=reserve_bytes)

@@ -89,6 +89,8 @@ def status_text(status: dict[str, Any]) -> str:
             f"files     {files['files']} files and {files['directories']} directories,"
             f" {byte_text(files['bytes'])}"
         )
+        if lost := files.get("names_lost"):
+            lines.append(f"          NAMES ARE LOST here, other nodes may have them: {lost}")
     lines.extend(_coherence_lines(status.get("coherence", {})))
     lines.extend(_replication_lines(status.get("replication", {})))
     if peers := status.get("peers"):

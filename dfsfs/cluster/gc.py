@@ -13,6 +13,7 @@ replica of the namespace; why that is safe is in doc/decisions/0010-garbage-coll
 - Content committed during a look is walked before anything more is removed.
 - A tree that cannot be read because a node is away stops the look: what is below is unknown. One
   whose interior node is lost for good is reported, and stops nothing.
+- A node that has lost the names of files judges nothing until peers have sent them again.
 - A start gives every note a part of the grace period at least: a power cut may have brought back
   notes that somebody had taken off.
 
@@ -39,7 +40,7 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import ContentRef, Digest, InodeId, digest_text
 from dfsfs.blocks import BlockSource, BlockStore
-from dfsfs.cluster.members import MemberTable
+from dfsfs.cluster.members import NAMES_LOST, MemberTable
 from dfsfs.cluster.replicate import offer
 from dfsfs.content import NodeCache, walk
 from dfsfs.namespace import Change, Namespace
@@ -172,6 +173,10 @@ class Collector:
         self._tick()
         if self._phase == "idle":
             if self._world.now_s() < self._due_at_s:
+                return IDLE_S
+            if lost := self._members.fact(NAMES_LOST):
+                why = f"the names of files are lost here ({lost.decode()}): everything is kept"
+                self._give_up(why)
                 return IDLE_S
             self._begin()
         try:

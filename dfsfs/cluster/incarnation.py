@@ -1,16 +1,19 @@
 """The origin numbers of a node: one for each incarnation of its state directory.
 
-A number comes from the node's key and the count of incarnations, so nobody hands it out; one that
-another member has, or that was ever used, is passed over. The count is kept with the members.
+A number comes from the node's key and a drawn one, so nobody hands it out; one that another member
+has, or that was ever used, is passed over. It is drawn, not counted, because who comes from a
+backup does not know of the incarnations that followed it. What was drawn is kept with the members.
 """
 
 import hashlib
+import random
 from collections.abc import Collection
 
 from dfsfs.base.types import ORIGIN_MAX, Origin
 from dfsfs.cluster.members import MemberTable
 
 FACT = "incarnation"
+_BITS = 31
 
 
 def present_origin(members: MemberTable) -> Origin:
@@ -23,11 +26,10 @@ def present_origin(members: MemberTable) -> Origin:
     return origin
 
 
-def take_next(members: MemberTable, used: Collection[Origin]) -> None:
+def take_another(members: MemberTable, used: Collection[Origin], dice: random.Random) -> None:
     """From the next start on be another incarnation than any whose rows were seen."""
-    incarnation = _count(members)
-    while _number(members, incarnation) in used:
-        incarnation += 1
+    while _number(members, incarnation := dice.getrandbits(_BITS)) in used:
+        pass
     members.set_fact(FACT, b"%d" % incarnation)
 
 

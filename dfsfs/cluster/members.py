@@ -46,6 +46,7 @@ CREATE TABLE fact (
 ) WITHOUT ROWID;
 """
 SCHEMA_VERSION = 1
+NAMES_LOST = "names_lost"  # fact: why the names of files must come from peers; empty: they need not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

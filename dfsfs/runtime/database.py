@@ -16,12 +16,14 @@ from typing import Any
 
 import apsw
 
-from dfsfs.base.errors import Corrupt, DfsError, Full
+from dfsfs.base.errors import Corrupt, DfsError, Full, Misconfigured
 from dfsfs.base.limits import WAL_BYTES_MAX
 from dfsfs.runtime.figures import Bounds
 
 Row = tuple[Any, ...]
 SNAPSHOT_CACHE_BYTES = 16 * 1024 * 1024
+_FILES = ("", "-wal", "-shm")  # a database is these
+_VERSION_MAX = 1 << 16  # a greater one was never written by any version of this program
 _STATEMENTS_CACHED = 400  # above what one part has: preparing costs several times a point query
 
 
@@ -32,7 +34,8 @@ class Database:
         """Open or create `path` (None: in memory) and apply `schema` to a new file.
 
         Raises:
-            Corrupt: not a database, or one of another `version`.
+            Corrupt: not a database, or a damaged one. Misconfigured: one of another `version`.
+            Full, DfsError: the disk fails.
         """
         self._path = path
         self._version = version
@@ -58,9 +61,22 @@ class Database:
                     execute(schema)
                     execute(f"PRAGMA user_version={version}")
             elif found != version:
-                raise Corrupt(f"{path}: database of version {found}, this program knows {version}")
+                kind = Misconfigured if 0 < found < _VERSION_MAX else Corrupt
+                raise kind(f"{path}: database of version {found}, this program knows {version}")
         except apsw.Error as error:
             raise _translate(error, path) from error
+
+    @staticmethod
+    def set_aside(path: Path) -> Path:
+        """Move a damaged database out of the way, and keep it; its new place."""
+        count = 0
+        while (aside := path.with_name(f"{path.name}.damaged-{count}")).exists():
+            count += 1
+        for suffix in _FILES:
+            old = path.with_name(path.name + suffix)
+            if old.exists():
+                old.rename(aside.with_name(aside.name + suffix))
+        return aside
 
     @property
     def path(self) -> Path | None:
@@ -157,6 +173,14 @@ class Database:
         except FileNotFoundError:
             return 0
 
+    def bounded(self, name: str) -> Bounds:
+        """Its page cache and its write-ahead log, which a checkpoint folds when it can."""
+        cached_bytes, _ = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
+        return {
+            f"{name}_pages_bytes": [cached_bytes, self._cache_bytes],
+            f"{name}_log_bytes": [self.wal_bytes(), WAL_BYTES_MAX],
+        }
+
     def checkpoint(self) -> None:
         """Fold the WAL into the database without stopping writers. Blocks: call it in a thread."""
         if self._path is None:
@@ -171,14 +195,6 @@ class Database:
             raise _translate(error, self._path) from error
         finally:
             connection.close()
-
-    def bounded(self, name: str) -> Bounds:
-        """Its page cache and its write-ahead log, which a checkpoint folds when it can."""
-        cached_bytes, _ = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
-        return {
-            f"{name}_pages_bytes": [cached_bytes, self._cache_bytes],
-            f"{name}_log_bytes": [self.wal_bytes(), WAL_BYTES_MAX],
-        }
 
     def close(self) -> None:
         """Close the connection; nothing durable depends on it."""

@@ -66,6 +66,7 @@ class ProcessNode:
         assert self._process.stdout is not None
         # Nothing is said before it is ready, and its end ends the wait.
         if not self._process.stdout.readline():
+            self._reap()
             raise AssertionError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
         self.listen = self.address  # at a restart too: others know it by that
 
