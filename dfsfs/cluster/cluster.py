@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import DfsError, Unavailable
-from dfsfs.base.limits import FETCHES_MAX, OFFER_COUNT_MAX, PENDING_COPIES_MAX, SYNC_TIMEOUT_S
+from dfsfs.base.limits import FETCHES_MAX, OFFER_COUNT_MAX, PENDING_COPIES_MAX
 from dfsfs.base.types import ContentRef, Digest, InodeId, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockStore, Pins
@@ -24,7 +24,7 @@ from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.partition import PartitionWatch
-from dfsfs.cluster.publication import METHOD_SYNC, Publication
+from dfsfs.cluster.publication import Publication
 from dfsfs.cluster.replicate import lacks
 from dfsfs.cluster.serve import BlockService
 from dfsfs.cluster.settings import ClusterSettings
@@ -78,7 +78,6 @@ class Cluster:
             strict=settings.strict,
             waits_for_mounts=settings.waits_for_mounts,
             sync_local=sync_local,
-            sync_peer=self._sync_peer,
         )
         self.leases = Leases(
             world,
@@ -132,7 +131,7 @@ class Cluster:
             check_namespace=check_namespace,
         )
         self._sessions: trio.Nursery | None = None
-        service = BlockService(world, store, self.exchange, self.cache, sync_local=sync_local)
+        service = BlockService(world, store, self.cache)
         service.register(endpoint)
         endpoint.serve_streams(METHOD_ROWS, self.exchange.receive)
         endpoint.on_session(up=self._session_up, down=self._session_down)
@@ -211,12 +210,6 @@ class Cluster:
         if self._lost.get(session.peer.node) is session:
             del self._lost[session.peer.node]
             self.exchange.disconnected(session.peer.node)
-
-    async def _sync_peer(self, node: NodeId, position: int) -> None:
-        session = self._endpoint.sessions.get(node)
-        if session is None:
-            raise Unavailable("the peer has gone")
-        await session.call(METHOD_SYNC, [position], deadline_s=SYNC_TIMEOUT_S)
 
     def _is_unreferenced(self, digest: Digest) -> bool:
         return self.upkeep.collector.is_unreferenced(digest)

@@ -4,12 +4,14 @@ Each side of a session opens one stream, `rows.feed`, and sends on it; the other
 acknowledges. So the two directions are independent, and everything on one stream is ordered.
 
     receiver -> sender   have    {origin: position}    first message: everything it holds
-    sender -> receiver   rows    batches of whole transactions, each naming the position it follows
+    sender -> receiver   rows    batches of whole transactions, each naming the position it follows;
+                                 maybe a number: "flush, when you have applied them"
     sender -> receiver   left    about how many rows you lack, now and then while that is so
     sender -> receiver   ready   "you have acknowledged all I held when you told me what you have"
     sender -> receiver   level   "from now on I count you: every row waits for your acknowledgement"
     sender -> receiver   lease   requests and grants of leases, after all rows before them
     receiver -> sender   ack     after applying: the positions that batches brought it to
+    receiver -> sender   flushed or failed     the flush of that number, and those before it
     receiver -> sender   have    now and then: everything it holds, again
     receiver -> sender   pull    {origin: position}    a batch did not follow; send again from here
 
@@ -24,31 +26,29 @@ Catching up takes turns: who sends or applies a slice of old rows leaves the loo
 long as that took, so a mount that has weeks to catch up with serves its users meanwhile.
 
 A peer counts as connected for `Publication` from the moment `level` was sent: from then on it gets
-every row as it is made and calls wait for its acknowledgement.
+every row as it is made and calls wait for its acknowledgement. Rows that nobody waits for gather
+for `limits.ROWS_SPARE_S`, which costs all nodes less.
 """
 
 import logging
-import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import trio
 
-from dfsfs.base.errors import RemoteProtocolError, Stale
-from dfsfs.base.limits import (
-    JOINING_ROWS_MAX,
-    LEASES_PER_MESSAGE_MAX,
-    ROWS_BATCH_BYTES_MAX,
-    ROWS_COUNTED_MAX,
-    ROWS_REPORT_S,
-    ROWS_SLICE_BYTES,
-    ROWS_SPARE_S,
-)
-from dfsfs.base.types import ORIGIN_MAX, NodeId, Origin
-from dfsfs.cluster.lease import Grant, Request
+from dfsfs.base.errors import DfsError, Stale
+from dfsfs.base.limits import JOINING_ROWS_MAX, ROWS_REPORT_S
+from dfsfs.base.types import NodeId, Origin
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.publication import Publication
+from dfsfs.cluster.rows_messages import (
+    checked_flush,
+    checked_report,
+    checked_rows,
+    origin_of,
+    send_batches,
+    wire_positions,
+)
+from dfsfs.cluster.sender import Sender
 from dfsfs.namespace import Batch, Change, Namespace
 from dfsfs.net import MessageStream, Session
 
@@ -77,7 +77,7 @@ class Exchange:
         self._publication = publication
         self._leases = leases
         self._applied = applied
-        self._senders: dict[NodeId, _Sender] = {}
+        self._senders: dict[NodeId, Sender] = {}
         self._receiving: dict[NodeId, MessageStream] = {}
         self._ready_from: set[NodeId] = set()
         self._level_from: set[NodeId] = set()
@@ -97,7 +97,7 @@ class Exchange:
         node = session.peer.node
         self._leases.met(node)
         async with session.open_stream(METHOD, {}) as stream:
-            sender = _Sender(self._namespace, stream, _origin_of(session))
+            sender = Sender(self._namespace, stream, origin_of(session))
             self._senders[node] = sender
             try:
                 await sender.greet()
@@ -112,20 +112,19 @@ class Exchange:
                         began_s = trio.current_time()
                         batches = sender.next_batches()
                         worked_s = trio.current_time() - began_s
-                        if batches:
-                            self.rows_bytes_sent += await _send_batches(stream, batches)
+                        flush = sender.next_flush()
+                        if batches or flush:
+                            self.rows_bytes_sent += await send_batches(stream, batches, flush)
                         messages = sender.next_lease_messages()
                         if messages:
                             await stream.send(["lease", messages])
-                        if batches or messages:
+                        if batches or flush or messages:
                             if not sender.level:
                                 await self._tell_left(sender)
                                 await trio.sleep(worked_s)
                             continue
                         if sender.level:
-                            await sender.wait()
-                            if self._publication.is_spare(node):
-                                await trio.sleep(ROWS_SPARE_S)
+                            await sender.wait_due()
                         elif not sender.ready and sender.caught_up:
                             sender.ready = True
                             await stream.send(["ready"])
@@ -157,7 +156,7 @@ class Exchange:
             self.used_origins |= set(held)
             raise Stale("a peer holds more of this node's own rows than this node")
 
-    async def _tell_left(self, sender: "_Sender") -> None:
+    async def _tell_left(self, sender: Sender) -> None:
         """Tell a peer how long its way is; over a long one nobody's changes wait for the end."""
         left = sender.count_left()
         if left is None:
@@ -171,13 +170,14 @@ class Exchange:
         while not nodes <= self.heard:
             await self._progress.wait()
 
-    def _connected(self, session: Session, sender: "_Sender") -> None:
+    def _connected(self, session: Session, sender: Sender) -> None:
         mounts = bool(session.peer.fields.get("mounts"))
         self._publication.connected(
             session.peer.node,
             mounts=mounts,
             stores=bool(session.peer.fields.get("stores")),
             acknowledged=sender.held.get(sender.own, 0),
+            channel=sender,
         )
         self._leases.connected(
             session.peer.node,
@@ -199,10 +199,16 @@ class Exchange:
             if sender is not None:
                 self._leases.met(node)
 
-    async def _receive_reports(self, session: Session, sender: "_Sender") -> None:
+    async def _receive_reports(self, session: Session, sender: Sender) -> None:
         while True:
             message = await sender.stream.receive()
-            kind, positions = _checked_report(message.body)
+            flushed = checked_flush(message.body)
+            if flushed is not None:
+                number, good = flushed
+                sender.flush_ended(number)
+                self._publication.flush_ended(session.peer.node, number, good=good)
+                continue
+            kind, positions = checked_report(message.body)
             if kind == "pull":
                 sender.rewind(positions)
                 continue
@@ -230,14 +236,16 @@ class Exchange:
         self._ready_from.discard(node)
         self._level_from.discard(node)
         try:
-            await stream.send(["have", _wire_positions(self._namespace.have())])
+            await stream.send(["have", wire_positions(self._namespace.have())])
+            flushes = _Flushes()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report_all, stream)
+                nursery.start_soon(self._flush_asked, stream, flushes)
                 while True:
                     message = await stream.receive()
                     if self._receiving.get(node) is not stream:
                         return  # a newer session has taken over
-                    kind, batches = _checked_rows(message.body, message.payload)
+                    kind, batches, flush = checked_rows(message.body, message.payload)
                     if kind == "lease":
                         self._leases.received(node, message.body[1])
                     elif kind == "left":
@@ -254,9 +262,10 @@ class Exchange:
                         self._leases.level(node)
                         self._level_changed.set()
                         self._level_changed = trio.Event()
-                    elif batches:
-                        worked_s = await self._apply(stream, batches)
-                        await trio.sleep(0.0 if node in self._level_from else worked_s)
+                    else:
+                        whole = not batches or await self._apply(node, stream, batches)
+                        if flush and whole:
+                            flushes.ask(flush)
         finally:
             if self._receiving.get(node) is stream:
                 del self._receiving[node]
@@ -264,43 +273,45 @@ class Exchange:
                 self._ready_from.discard(node)
                 self._level_from.discard(node)
 
-    async def _apply(self, stream: MessageStream, batches: list[Batch]) -> float:
-        """Apply and acknowledge; for how many seconds that held the loop."""
-        before = self._namespace.have()
+    async def _apply(self, node: NodeId, stream: MessageStream, batches: list[Batch]) -> bool:
+        """Apply and acknowledge; False if something before it is missing: it will come again."""
         began_s = trio.current_time()
         changes = self._namespace.apply(batches)
         worked_s = trio.current_time() - began_s
-        self._progress.set()
-        self._progress = trio.Event()
-        have = self._namespace.have()
         self.rows_bytes_applied += sum(len(batch.rows) for batch in batches)
+        reached = {batch.origin: self._namespace.held(batch.origin) for batch in batches}
         gaps = {
-            batch.origin: have.get(batch.origin, 0)
+            batch.origin: reached[batch.origin]
             for batch in batches
-            if batch.after > have.get(batch.origin, 0)
+            if batch.after > reached[batch.origin]
         }
         if changes:
             await self._applied(changes)
-        touched = {batch.origin for batch in batches}
-        await stream.send(
-            ["ack", _wire_positions({origin: have.get(origin, 0) for origin in touched})]
-        )
+        await stream.send(["ack", wire_positions(reached)])
         if gaps:
             log.info("rows of %d origins do not follow what is held; pulling", len(gaps))
-            await stream.send(["pull", _wire_positions(gaps)])
-        assert all(have.get(origin, 0) >= position for origin, position in before.items())
-        return worked_s
+            await stream.send(["pull", wire_positions(gaps)])
+        if node not in self._level_from:
+            await trio.sleep(worked_s)  # there may be much more
+        return not gaps
+
+    async def _flush_asked(self, stream: MessageStream, flushes: "_Flushes") -> None:
+        """Flush as often as the peer asks; one flush serves all that it asked for before."""
+        while True:
+            number = await flushes.next()
+            try:
+                await self._publication.flush_local()
+            except DfsError as error:
+                log.info("rows and blocks of a peer could not be flushed: %s", error)
+                await stream.send(["failed", number])
+            else:
+                await stream.send(["flushed", number])
 
     async def _report_all(self, stream: MessageStream) -> None:
         """Tell everything held, now and then: the other side relays what has not come directly."""
         while True:
             await trio.sleep(ROWS_REPORT_S)
-            await stream.send(["have", _wire_positions(self._namespace.have())])
-
-    async def wait_applied(self, origin: Origin, position: int) -> None:
-        """Return when the rows of `origin` up to `position` were applied here."""
-        while self._namespace.have().get(origin, 0) < position:
-            await self._progress.wait()
+            await stream.send(["have", wire_positions(self._namespace.have())])
 
     async def wait_level(self, nodes: Callable[[], set[NodeId]]) -> None:
         """Return when everything that the peers `nodes()` held at connect time was applied here."""
@@ -317,226 +328,20 @@ class Exchange:
         return self._left.get(node, 0), 0 if sender is None or sender.ready else sender.left
 
 
-class _Sender:
-    """What one peer holds and was sent; feeds it from the commit queue or from the database."""
+class _Flushes:
+    """The flushes one peer has asked for; the newest stands for all."""
 
-    def __init__(self, namespace: Namespace, stream: MessageStream, peer_origin: Origin) -> None:
-        self.stream = stream
-        self.own = namespace.origin
-        self.peer_origin = peer_origin
-        self.held: dict[Origin, int] = {}  # as the peer last reported
-        self.ready = False  # it had acknowledged everything once
-        self.level = False  # it is counted
-        self.left = 0  # rows it lacked when they were counted last
-        self._count_s = -math.inf  # when that was
-        self._leases: deque[tuple[int, list[int]]] = deque()  # each after this position of ours
-        self._namespace = namespace
-        self._sent: dict[Origin, int] = {}
-        self._behind: dict[Origin, int] = {}  # third origins the last full report showed behind
-        self._relayed: set[Origin] = set()  # those of them we send
-        self._queue: deque[Batch] = deque()
-        self._queue_bytes = 0
-        self._wake = trio.Event()
+    def __init__(self) -> None:
+        self._number = 0
+        self._asked = trio.Event()
 
-    async def greet(self) -> None:
-        """Learn what the peer holds."""
-        message = await self.stream.receive()
-        _, positions = _checked_report(message.body)
-        self.held = dict(positions)
-        self._sent = dict(positions)
+    def ask(self, number: int) -> None:
+        """The peer waits for this one."""
+        self._number = number
+        self._asked.set()
 
-    @property
-    def level_with_all(self) -> bool:
-        """Whether the peer has said that it holds everything that is here."""
-        have = self._namespace.have()
-        return all(self.held.get(origin, 0) >= position for origin, position in have.items())
-
-    def push(self, batch: Batch) -> None:
-        """A local commit. Dropped when too much waits: the database has it all."""
-        if self._queue_bytes + len(batch.rows) <= ROWS_BATCH_BYTES_MAX:
-            self._queue.append(batch)
-            self._queue_bytes += len(batch.rows)
-        self._wake.set()
-
-    def push_lease(self, action: Request | Grant) -> None:
-        """A lease message: it goes after every row committed so far."""
-        body = [action.inode, action.stamp] if isinstance(action, Request) else [int(action.inode)]
-        self._leases.append((self._namespace.position, body))
-        self._wake.set()
-
-    def next_lease_messages(self) -> list[list[int]]:
-        """Lease messages before which no row is left to send."""
-        sent = self._sent.get(self.own, 0)
-        bodies: list[list[int]] = []
-        while self._leases and self._leases[0][0] <= sent and len(bodies) < LEASES_PER_MESSAGE_MAX:
-            bodies.append(self._leases.popleft()[1])
-        return bodies
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether the peer has acknowledged everything it was sent."""
-        return all(
-            self.held.get(origin, 0) >= position
-            for origin, position in self._sent.items()
-            if origin != self.peer_origin
-        )
-
-    def wake(self) -> None:
-        """Something happened that may let this sender go on."""
-        self._wake.set()
-
-    def plan_relay(self) -> None:
-        """Relay the third origins whose position at the peer is behind and did not move."""
-        behind = {
-            origin: self.held.get(origin, 0)
-            for origin, position in self._namespace.have().items()
-            if origin != self.own and self.held.get(origin, 0) < position
-        }
-        # Seen behind only once, its author is probably sending it at this moment.
-        self._relayed = {o for o, position in behind.items() if self._behind.get(o) == position}
-        self._behind = behind
-        for origin in self._relayed:
-            self._sent[origin] = behind[origin]
-        if self._relayed:
-            self._wake.set()
-
-    def rewind(self, positions: dict[Origin, int]) -> None:
-        """The peer misses something we believed it has."""
-        for origin, position in positions.items():
-            self._sent[origin] = position
-            if origin == self.own:
-                self._clear_queue()
-        self._wake.set()
-
-    def next_batches(self) -> list[Batch]:
-        """What to send now: queued commits if they follow, else the database; [] if level."""
-        sent = self._sent.get(self.own, 0)
-        batches: list[Batch] = []
-        while self._queue:
-            batch = self._queue.popleft()
-            self._queue_bytes -= len(batch.rows)
-            if batch.upto <= sent:
-                continue
-            if batch.after > sent:
-                self._clear_queue()  # a commit was dropped: read from the database
-                break
-            batches.append(batch)
-            sent = batch.upto
-        if not batches:
-            batches = self._from_database()
-        for batch in batches:
-            self._sent[batch.origin] = batch.upto
-        return batches
-
-    def count_left(self) -> int | None:
-        """About how many rows the peer lacks; None if they were counted a moment ago."""
-        now_s = trio.current_time()
-        if now_s < self._count_s + ROWS_REPORT_S:
-            return None
-        self._count_s = now_s
-        self.left = self._namespace.rows_after(self._sent, ROWS_COUNTED_MAX)
-        return self.left
-
-    def _from_database(self) -> list[Batch]:
-        # Oldest first over all origins: what one node did knowing another's work comes after it.
-        for origin, position in sorted(
-            self._namespace.have().items(), key=lambda item: (self._sent.get(item[0], 0), item[0])
-        ):
-            sent = self._sent.get(origin, 0)
-            if position <= sent:
-                continue
-            if self.level and origin != self.own and origin not in self._relayed:
-                continue  # its author sends it
-            batch = self._namespace.feed(origin, sent, bytes_max=ROWS_SLICE_BYTES)
-            if batch is not None:
-                return [batch]
-        return []
-
-    async def wait(self) -> None:
-        """Until there may be something to send."""
-        await self._wake.wait()
-        self._wake = trio.Event()
-
-    def _clear_queue(self) -> None:
-        self._queue.clear()
-        self._queue_bytes = 0
-
-
-async def _send_batches(stream: MessageStream, batches: list[Batch]) -> int:
-    heads = [[batch.origin, batch.after, batch.upto, len(batch.rows)] for batch in batches]
-    payload = batches[0].rows if len(batches) == 1 else b"".join(batch.rows for batch in batches)
-    await stream.send(["rows", heads], payload)
-    return len(payload)
-
-
-def _wire_positions(positions: dict[Origin, int]) -> dict[int, int]:
-    return {int(origin): position for origin, position in positions.items()}
-
-
-def _checked_report(body: Any) -> tuple[str, dict[Origin, int]]:
-    if not (
-        isinstance(body, list)
-        and len(body) >= 2
-        and body[0] in ("have", "ack", "pull")
-        and isinstance(body[1], dict)
-    ):
-        raise RemoteProtocolError("malformed report of positions")
-    for origin, position in body[1].items():
-        if not (_is_origin(origin) and _is_position(position)):
-            raise RemoteProtocolError("malformed position")
-    return body[0], body[1]
-
-
-def _checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> tuple[str, list[Batch]]:
-    if body in (["level"], ["ready"]):
-        return body[0], []
-    if isinstance(body, list) and len(body) == 2 and body[0] == "left":
-        if not _is_position(body[1]):
-            raise RemoteProtocolError("malformed count of rows")
-        return "left", []
-    if isinstance(body, list) and len(body) == 2 and body[0] == "lease":
-        return "lease", []
-    if not (
-        isinstance(body, list)
-        and len(body) >= 2
-        and body[0] == "rows"
-        and isinstance(body[1], list)
-    ):
-        raise RemoteProtocolError("malformed rows message")
-    batches = []
-    view = memoryview(payload)
-    start = 0
-    for head in body[1]:
-        if not (isinstance(head, list) and len(head) == 4):
-            raise RemoteProtocolError("malformed batch")
-        origin, after, upto, size = head
-        if not (
-            _is_origin(origin)
-            and _is_position(after)
-            and _is_position(upto)
-            and after < upto
-            and type(size) is int
-            and 0 <= size <= len(view) - start
-        ):
-            raise RemoteProtocolError("malformed batch")
-        rows = bytes(view[start : start + size])
-        batches.append(Batch(Origin(origin), after, upto, rows))
-        start += size
-    if start != len(view):
-        raise RemoteProtocolError("rows message with bytes of no batch")
-    return "rows", batches
-
-
-def _origin_of(session: Session) -> Origin:
-    origin = session.peer.fields.get("origin")
-    if type(origin) is not int or not _is_origin(origin):
-        raise RemoteProtocolError("a hello without an origin")
-    return Origin(origin)
-
-
-def _is_origin(value: object) -> bool:
-    return type(value) is int and 0 < value <= ORIGIN_MAX
-
-
-def _is_position(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+    async def next(self) -> int:
+        """The newest that nobody has served."""
+        await self._asked.wait()
+        self._asked = trio.Event()
+        return self._number

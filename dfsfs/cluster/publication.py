@@ -15,26 +15,43 @@ own keepalive bounds (`limits.SESSION_LEASE_S`).
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
 from dfsfs.base.errors import DfsError, Unavailable
+from dfsfs.base.limits import SYNC_TIMEOUT_S
 from dfsfs.base.types import NodeId
 
-METHOD_SYNC = "blocks.sync"
+
+class Channel(Protocol):
+    """The way of our rows to one peer."""
+
+    def hurry(self) -> None:
+        """Send what was committed so far without gathering more: somebody waits for it."""
+        ...
+
+    def flush(self) -> int:
+        """The same, and have the peer flush behind it; the number it will report that under."""
+        ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PeerProgress:
     """What one connected peer acknowledged of our rows and blocks."""
 
     node: NodeId
     mounts: bool
     stores: bool
+    channel: Channel
     acknowledged: int = 0  # position of our own origin it has applied
     puts_acknowledged: int = 0  # blocks it stored for a write of ours ...
     puts_synced: int = 0  # ... and how many of them it has on stable storage
+    flush_ended: int = 0  # the newest of our flushes that it reported on ...
+    flush_good: int = 0  # ... and the newest that went well, and so those before
+    gone: bool = False
+    flushing: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     @property
     def is_dirty(self) -> bool:
@@ -52,19 +69,16 @@ class Publication:
         strict: bool,
         waits_for_mounts: bool = True,
         sync_local: Callable[[], Awaitable[None]],
-        sync_peer: Callable[[NodeId, int], Awaitable[None]],
     ) -> None:
         """`concern`: nodes that must hold a write, None for all in reach.
 
         `waits_for_mounts`: False for `--visibility async`: only the write concern is waited for.
-        `sync_local` flushes blocks then rows of this node; `sync_peer(node, position)` asks a peer
-        to do the same once it has applied `position`.
+        `sync_local` flushes blocks then rows of this node.
         """
         self._concern = concern
         self._strict = strict
         self._waits_for_mounts = waits_for_mounts
         self._sync_local = sync_local
-        self._sync_peer = sync_peer
         self._peers: dict[NodeId, PeerProgress] = {}
         self._waiters: deque[tuple[int, trio.Event]] = deque()
         self.waits = 0
@@ -72,15 +86,35 @@ class Publication:
 
     # -- fed from below -----------------------------------------------------------------------
 
-    def connected(self, node: NodeId, *, mounts: bool, stores: bool, acknowledged: int) -> None:
+    def connected(
+        self, node: NodeId, *, mounts: bool, stores: bool, acknowledged: int, channel: Channel
+    ) -> None:
         """From now on calls wait for this peer (it was sent everything up to now)."""
-        self._peers[node] = PeerProgress(node, mounts, stores, acknowledged)
+        self._forget(node)
+        self._peers[node] = PeerProgress(node, mounts, stores, channel, acknowledged)
         self._release()
 
     def disconnected(self, node: NodeId) -> None:
         """The session ended: nobody waits for this peer any more."""
-        if self._peers.pop(node, None) is not None:
+        if self._forget(node):
             self._release()
+
+    def _forget(self, node: NodeId) -> bool:
+        peer = self._peers.pop(node, None)
+        if peer is None:
+            return False
+        peer.gone = True
+        peer.flushing.unpark_all()
+        return True
+
+    def flush_ended(self, node: NodeId, number: int, *, good: bool) -> None:
+        """The peer has flushed what it was asked to flush until then, or could not."""
+        peer = self._peers.get(node)
+        if peer is not None:
+            peer.flush_ended = max(peer.flush_ended, number)
+            if good:
+                peer.flush_good = max(peer.flush_good, number)
+            peer.flushing.unpark_all()
 
     def acknowledged(self, node: NodeId, position: int) -> None:
         """The peer has applied our rows up to `position`."""
@@ -123,7 +157,7 @@ class Publication:
         chosen = self._flush_order()
         wanted = self._wanted()
         first, rest = chosen[: wanted - 1], chosen[wanted - 1 :]
-        synced = [0]
+        synced = 0
         failed: list[DfsError] = []
 
         async def flush_local() -> None:
@@ -132,30 +166,37 @@ class Publication:
             except DfsError as error:
                 failed.append(error)
 
-        async def flush_peer(peer: PeerProgress, position: int) -> None:
-            puts = peer.puts_acknowledged
-            try:
-                await self._sync_peer(peer.node, position)
-            except DfsError:
-                return  # it is replaced below, or missing in the count
-            peer.puts_synced = max(peer.puts_synced, puts)
-            synced[0] += position > 0
-
+        # Those with blocks of ours flush as well, though the rows are safe without them.
+        asked = [
+            (peer, peer.puts_acknowledged, peer.channel.flush())
+            for peer in chosen
+            if peer in first or peer.is_dirty
+        ]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flush_local)
-            for peer in first:
-                nursery.start_soon(flush_peer, peer, position)
-            for peer in rest:
-                if peer.is_dirty:  # blocks of ours, though the rows are safe without it
-                    nursery.start_soon(flush_peer, peer, 0)
             await self._wait_visible(position)
+            for peer, puts, number in asked:
+                synced += await self._flushed(peer, puts, number) and peer in first
         if failed:
             raise failed[0]
         for peer in rest:
-            if 1 + synced[0] >= wanted:
+            if 1 + synced >= wanted:
                 break
-            await flush_peer(peer, position)
-        self._check(1 + synced[0])
+            synced += await self._flushed(peer, peer.puts_acknowledged, peer.channel.flush())
+        self._check(1 + synced)
+
+    async def _flushed(self, peer: PeerProgress, puts: int, number: int) -> bool:
+        """Wait until a peer has flushed as asked, with the first `puts` blocks of ours.
+
+        False: it could not, has gone, or takes too long; another may take its place.
+        """
+        with trio.move_on_after(SYNC_TIMEOUT_S):
+            while peer.flush_ended < number and not peer.gone:
+                await peer.flushing.park()
+        if peer.flush_good < number:
+            return False
+        peer.puts_synced = max(peer.puts_synced, puts)
+        return True
 
     async def flush_local(self) -> None:
         """Flush this node's own blocks and rows.
@@ -170,6 +211,9 @@ class Publication:
             await trio.lowlevel.checkpoint_if_cancelled()
             return
         self.waits += 1
+        for peer in self._peers.values():
+            if peer.acknowledged < position and not self.is_spare(peer.node):
+                peer.channel.hurry()
         waiter = (position, trio.Event())
         self._waiters.append(waiter)
         try:

@@ -10,28 +10,20 @@ process.
                                              grace period of what is unreferenced begins anew
     blocks.lacks [digest, ...]       -> [those that are not here]   promises nothing: for
                                              repair, which would keep garbage alive for ever
-    blocks.sync  [position]          -> []   everything put, and the caller's rows up to `position`,
-                                             are on stable storage here
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import trio
-
-from dfsfs.base.errors import DeadlineExceeded, RemoteProtocolError
+from dfsfs.base.errors import RemoteProtocolError
 from dfsfs.base.limits import (
     BLOCK_BYTES_MAX,
     INLINE_HASH_BYTES_MAX,
     OFFER_COUNT_MAX,
-    SYNC_TIMEOUT_S,
 )
-from dfsfs.base.types import Digest, Origin, digest_matches, digest_text, is_digest
+from dfsfs.base.types import Digest, digest_matches, digest_text, is_digest
 from dfsfs.blocks import BlockStore
 from dfsfs.cluster.cache import CacheKeeper
-from dfsfs.cluster.exchange import Exchange
 from dfsfs.cluster.fetch import METHOD_GET
-from dfsfs.cluster.publication import METHOD_SYNC
 from dfsfs.cluster.replicate import METHOD_LACKS, METHOD_OFFER, METHOD_PUT
 from dfsfs.net import Endpoint, Reply, Request, Session
 from dfsfs.runtime import World
@@ -44,16 +36,11 @@ class BlockService:
         self,
         world: World,
         store: BlockStore,
-        exchange: Exchange,
         cache: CacheKeeper,
-        *,
-        sync_local: Callable[[], Awaitable[None]],
     ) -> None:
         self._world = world
         self._store = store
-        self._exchange = exchange
         self._cache = cache
-        self._sync_local = sync_local
 
     def register(self, endpoint: Endpoint) -> None:
         """Answer these messages on `endpoint`."""
@@ -61,7 +48,6 @@ class BlockService:
         endpoint.serve_calls(METHOD_PUT, self.put)
         endpoint.serve_calls(METHOD_OFFER, self.offer)
         endpoint.serve_calls(METHOD_LACKS, self.lacks)
-        endpoint.serve_calls(METHOD_SYNC, self.sync)
 
     async def get(self, session: Session, request: Request) -> Reply:
         """Give a block."""
@@ -103,21 +89,6 @@ class BlockService:
     async def lacks(self, session: Session, request: Request) -> Reply:
         """Say which of these blocks are not here."""
         return Reply([digest for digest in _digests(request.body) if not self._store.has(digest)])
-
-    async def sync(self, session: Session, request: Request) -> Reply:
-        """Flush, once the caller's rows up to a position were applied."""
-        body = request.body
-        if not (isinstance(body, list) and len(body) >= 1 and type(body[0]) is int):
-            raise RemoteProtocolError("malformed sync request")
-        origin = session.peer.fields.get("origin")
-        if type(origin) is not int:
-            raise RemoteProtocolError("sync from a peer without origin")
-        with trio.move_on_after(SYNC_TIMEOUT_S) as scope:
-            await self._exchange.wait_applied(Origin(origin), body[0])
-            await self._sync_local()
-        if scope.cancelled_caught:
-            raise DeadlineExceeded("the rows to flush have not come, or the disk is too slow")
-        return Reply([])
 
 
 def _digests(body: Any) -> list[Digest]:

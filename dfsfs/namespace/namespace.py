@@ -300,6 +300,10 @@ class Namespace:
             have[self._local.origin] = self._local.position
         return have
 
+    def held(self, origin: Origin) -> int:
+        """Of one origin the stamp time up to which everything has been joined; 0: nothing."""
+        return self._have(origin)
+
     def feed(self, origin: Origin, after: int, *, bytes_max: int) -> Batch | None:
         """The next whole transactions of an origin, oldest first; None if nothing newer is here.
 

@@ -10,13 +10,18 @@ from typing import Any, cast
 from dfsfs.base.codec import decode, encode
 from dfsfs.base.types import Buffer, Digest, DigestKind, InodeId, NodeId, Origin, digest_of
 from dfsfs.cluster.exchange import METHOD as METHOD_ROWS
-from dfsfs.cluster.exchange import _checked_report, _checked_rows, _send_batches, _wire_positions
 from dfsfs.cluster.fetch import METHOD_GET
 from dfsfs.cluster.lease import Grant, Request
 from dfsfs.cluster.members import Member
 from dfsfs.cluster.membership import METHOD_GOSSIP
-from dfsfs.cluster.publication import METHOD_SYNC
 from dfsfs.cluster.replicate import METHOD_LACKS, METHOD_OFFER, METHOD_PUT, offer
+from dfsfs.cluster.rows_messages import (
+    checked_flush,
+    checked_report,
+    checked_rows,
+    send_batches,
+    wire_positions,
+)
 from dfsfs.namespace import Batch
 from dfsfs.net import MessageStream, Reply, Session
 
@@ -48,7 +53,9 @@ async def make() -> dict[str, bytes]:
     """Every message, as this version writes it."""
     recorder = Recorder()
     batches = [Batch(Origin(7), 10, 12, b"rows"), Batch(Origin(1 << 22), 0, 1 << 50, b"more")]
-    await _send_batches(cast("MessageStream", recorder), batches)
+    await send_batches(cast("MessageStream", recorder), batches)
+    asking = Recorder()
+    await send_batches(cast("MessageStream", asking), batches[:1], 3)
     assert await offer(cast("Session", recorder), [DIGEST, OTHER]) == [OTHER]
     member = Member(
         node=PEER,
@@ -63,7 +70,7 @@ async def make() -> dict[str, bytes]:
     request, grant = Request(PEER, InodeId(1 << 41), 5), Grant(PEER, InodeId(1))
     bodies: dict[str, Any] = {
         f"{METHOD_GOSSIP} member": member.to_wire(),
-        f"{METHOD_ROWS} have": ["have", _wire_positions({Origin(7): 12, Origin(2): 1 << 50})],
+        f"{METHOD_ROWS} have": ["have", wire_positions({Origin(7): 12, Origin(2): 1 << 50})],
         f"{METHOD_ROWS} left": ["left", 60_000],
         f"{METHOD_ROWS} ready": ["ready"],
         f"{METHOD_ROWS} level": ["level"],
@@ -71,9 +78,12 @@ async def make() -> dict[str, bytes]:
         f"{METHOD_GET}": [DIGEST],
         f"{METHOD_PUT}": [DIGEST],
         f"{METHOD_LACKS}": [DIGEST, OTHER],
-        f"{METHOD_SYNC}": [12],
+        f"{METHOD_ROWS} flushed": ["flushed", 3],
+        f"{METHOD_ROWS} failed": ["failed", 3],
     }
     vectors = {name: encode(body) for name, body in bodies.items()}
+    ((_, body, payload),) = asking.sent
+    vectors[f"{METHOD_ROWS} rows and flush"] = encode(body) + payload
     for method, body, payload in recorder.sent:
         vectors[f"{method} {body[0]}" if method == METHOD_ROWS else method] = encode(body) + payload
     return vectors
@@ -95,10 +105,16 @@ async def test_messages_are_as_recorded() -> None:
 
 
 def test_what_older_nodes_sent_is_understood() -> None:
-    assert _checked_report(["have", {7: 12}]) == ("have", {7: 12})
-    assert _checked_report(["ack", {7: 12}, "a field of later"]) == ("ack", {7: 12})
-    kind, batches = _checked_rows(["rows", [[7, 10, 12, 4]]], b"rows")
-    assert (kind, batches) == ("rows", [Batch(Origin(7), 10, 12, b"rows")])
+    assert checked_report(["have", {7: 12}]) == ("have", {7: 12})
+    assert checked_report(["ack", {7: 12}, "a field of later"]) == ("ack", {7: 12})
+    for body, flush in (
+        (["rows", [[7, 10, 12, 4]]], 0),
+        (["rows", [[7, 10, 12, 4]], 3, "later"], 3),
+    ):
+        known = checked_rows(body, b"rows")
+        assert known == ("rows", [Batch(Origin(7), 10, 12, b"rows")], flush)
+    assert checked_flush(["flushed", 3, "a field of later"]) == (3, True)
+    assert checked_flush(["failed", 3]) == (3, False)
     wire = decode(read()["members.gossip member"], size_max=1 << 16)
     assert Member.from_wire([*wire, "a field of later"]).to_wire() == wire
 

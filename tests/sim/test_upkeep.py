@@ -258,7 +258,8 @@ async def test_many_fsyncs_share_the_flushes_of_a_disk(sim: Simulation) -> None:
             nursery.start_soon(a.fsynced, f"/{number}", some_bytes(5 * KIB, number))
     for node, earlier in zip((a, b), before, strict=True):
         now = node.node.status()["flushes"]
-        assert now["asked"] - earlier["asked"] >= 64
         assert now["done"] - earlier["done"] <= 16
+        if node is a:
+            assert now["asked"] - earlier["asked"] >= 64  # of b asks who knows how many it serves
     for number in range(64):
         assert await b.read(f"/{number}") == some_bytes(5 * KIB, number)

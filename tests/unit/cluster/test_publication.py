@@ -3,7 +3,8 @@
 import pytest
 import trio
 
-from dfsfs.base.errors import PeerUnreachable, Unavailable
+from dfsfs.base.errors import Unavailable
+from dfsfs.base.limits import SYNC_TIMEOUT_S
 from dfsfs.base.types import NodeId
 from dfsfs.cluster.publication import Publication
 
@@ -11,28 +12,48 @@ A, B, C = (NodeId(bytes([n]) * 32) for n in (1, 2, 3))
 
 
 class Disk:
-    """Counts local flushes; peers in `broken` fail theirs."""
+    """Counts this node's flushes."""
 
     def __init__(self) -> None:
         self.flushes = 0
-        self.peer_flushes: list[NodeId] = []
-        self.broken: set[NodeId] = set()
 
     async def sync_local(self) -> None:
         await trio.lowlevel.checkpoint()
         self.flushes += 1
 
-    async def sync_peer(self, node: NodeId, position: int) -> None:
-        await trio.lowlevel.checkpoint()
-        if node in self.broken:
-            raise PeerUnreachable("gone")
-        self.peer_flushes.append(node)
+
+class Peer:
+    """The way to a peer, which flushes as soon as it is asked; a broken one fails."""
+
+    def __init__(self, publication: Publication, node: NodeId) -> None:
+        self.publication = publication
+        self.node = node
+        self.flushes = self.hurries = 0
+        self.broken = self.silent = False
+
+    def hurry(self) -> None:
+        self.hurries += 1
+
+    def flush(self) -> int:
+        self.flushes += 1
+        if not self.silent:
+            trio.lowlevel.spawn_system_task(self._flush, self.flushes)
+        return self.flushes
+
+    async def _flush(self, number: int) -> None:
+        self.publication.flush_ended(self.node, number, good=not self.broken)
 
 
 def publication(disk: Disk, concern: int | None = 2, *, strict: bool = False) -> Publication:
-    return Publication(
-        concern=concern, strict=strict, sync_local=disk.sync_local, sync_peer=disk.sync_peer
-    )
+    return Publication(concern=concern, strict=strict, sync_local=disk.sync_local)
+
+
+def connect(
+    publication: Publication, node: NodeId, *, mounts: bool = False, acknowledged: int = 0
+) -> Peer:
+    peer = Peer(publication, node)
+    publication.connected(node, mounts=mounts, stores=True, acknowledged=acknowledged, channel=peer)
+    return peer
 
 
 async def returns(publication: Publication, position: int) -> bool:
@@ -54,8 +75,8 @@ async def test_alone_and_strict_is_an_error() -> None:
 
 async def test_every_mount_is_waited_for() -> None:
     p = publication(Disk())
-    p.connected(A, mounts=True, stores=True, acknowledged=0)
-    p.connected(B, mounts=True, stores=True, acknowledged=0)
+    connect(p, A, mounts=True)
+    connect(p, B, mounts=True)
     p.acknowledged(A, 5)
     assert not await returns(p, 5)
     p.acknowledged(B, 5)
@@ -66,7 +87,7 @@ async def test_every_mount_is_waited_for() -> None:
 async def test_storage_peers_count_for_the_concern_only() -> None:
     p = publication(Disk())
     for node in (A, B, C):
-        p.connected(node, mounts=False, stores=True, acknowledged=0)
+        connect(p, node)
     assert not await returns(p, 1)
     p.acknowledged(B, 1)
     assert await returns(p, 1)
@@ -74,8 +95,8 @@ async def test_storage_peers_count_for_the_concern_only() -> None:
 
 async def test_concern_all_waits_for_all() -> None:
     p = publication(Disk(), None)
-    p.connected(A, mounts=False, stores=True, acknowledged=9)
-    p.connected(B, mounts=False, stores=True, acknowledged=0)
+    connect(p, A, acknowledged=9)
+    connect(p, B)
     assert not await returns(p, 9)
     p.acknowledged(B, 9)
     assert await returns(p, 9)
@@ -83,13 +104,13 @@ async def test_concern_all_waits_for_all() -> None:
 
 async def test_concern_one_does_not_wait_for_storage() -> None:
     p = publication(Disk(), 1)
-    p.connected(A, mounts=False, stores=True, acknowledged=0)
+    connect(p, A)
     assert await returns(p, 9)
 
 
 async def test_one_acknowledgement_releases_all_at_or_below_it() -> None:
     p = publication(Disk())
-    p.connected(A, mounts=True, stores=True, acknowledged=0)
+    connect(p, A, mounts=True)
     done: list[int] = []
 
     async def call(position: int) -> None:
@@ -111,61 +132,92 @@ async def test_one_acknowledgement_releases_all_at_or_below_it() -> None:
 async def test_durable_flushes_here_and_on_one_peer() -> None:
     disk = Disk()
     p = publication(disk)
-    for node in (A, B):
-        p.connected(node, mounts=False, stores=True, acknowledged=7)
+    peers = [connect(p, node, acknowledged=7) for node in (A, B)]
     await p.durable(7)
-    assert (disk.flushes, len(disk.peer_flushes)) == (1, 1)
+    assert (disk.flushes, [peer.flushes for peer in peers]) == (1, [1, 0])
 
 
 async def test_durable_flushes_every_peer_that_took_blocks() -> None:
-    disk = Disk()
-    p = publication(disk)
-    for node in (A, B, C):
-        p.connected(node, mounts=False, stores=True, acknowledged=7)
+    p = publication(Disk())
+    peers = [connect(p, node, acknowledged=7) for node in (A, B, C)]
     p.block_stored(B)
     p.block_stored(C)
     await p.durable(7)
-    assert sorted(disk.peer_flushes) == [B, C]
+    assert [peer.flushes for peer in peers] == [0, 1, 1]
     await p.durable(7)
-    assert len(disk.peer_flushes) == 3  # nothing unflushed any more: one peer is enough
+    assert sum(peer.flushes for peer in peers) == 3  # nothing unflushed any more: one is enough
 
 
 async def test_a_failed_peer_is_replaced() -> None:
-    disk = Disk()
-    p = publication(disk, strict=True)
-    for node in (A, B):
-        p.connected(node, mounts=False, stores=True, acknowledged=7)
-    disk.broken = {A}
+    p = publication(Disk(), strict=True)
+    a, b = (connect(p, node, acknowledged=7) for node in (A, B))
+    a.broken = True
     await p.durable(7)
-    assert disk.peer_flushes == [B]
-    disk.broken = {A, B}
+    assert (a.flushes, b.flushes) == (1, 1)
+    b.broken = True
     with pytest.raises(Unavailable):
         await p.durable(7)
 
 
+async def test_a_peer_that_goes_while_it_flushes_is_replaced() -> None:
+    p = publication(Disk(), strict=True)
+    a, b = (connect(p, node, acknowledged=7) for node in (A, B))
+    a.silent = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(p.durable, 7)
+        await trio.testing.wait_all_tasks_blocked()
+        assert b.flushes == 0
+        p.disconnected(A)
+    assert b.flushes == 1
+
+
+async def test_a_peer_that_does_not_flush_is_replaced_in_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Promise 16."""
+    p = publication(Disk(), strict=True)
+    a, b = (connect(p, node, acknowledged=7) for node in (A, B))
+    a.silent = True
+    await p.durable(7)
+    assert trio.current_time() < SYNC_TIMEOUT_S + 1
+    assert b.flushes == 1
+
+
+async def test_a_flush_asked_for_before_the_one_reported_is_done() -> None:
+    p = publication(Disk(), strict=True)
+    a = connect(p, A, acknowledged=7)
+    a.silent = True
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(p.durable, 7)
+        await trio.testing.wait_all_tasks_blocked()
+        p.flush_ended(A, 3, good=True)
+
+
+async def test_who_is_waited_for_is_told_to_hurry() -> None:
+    p = publication(Disk())
+    mount, spare = connect(p, A, mounts=True), connect(p, B)
+    assert not await returns(p, 1)
+    assert (mount.hurries, spare.hurries) == (1, 0)
+
+
 async def test_a_storage_peer_is_spare_when_mounts_meet_the_concern() -> None:
     p = publication(Disk())
-    p.connected(A, mounts=False, stores=True, acknowledged=0)
+    connect(p, A)
     assert not p.is_spare(A)  # the only one that can hold a second copy
-    p.connected(B, mounts=True, stores=True, acknowledged=0)
+    connect(p, B, mounts=True)
     assert p.is_spare(A)
     assert not p.is_spare(B)
     p.disconnected(B)
     assert not p.is_spare(A)
 
 
-async def test_durable_does_not_wait_for_rows_at_a_spare_peer() -> None:
-    positions: dict[NodeId, int] = {}
-
-    async def sync_peer(node: NodeId, position: int) -> None:
-        positions[node] = position
-        await trio.lowlevel.checkpoint()
-
-    p = Publication(concern=2, strict=True, sync_local=Disk().sync_local, sync_peer=sync_peer)
-    p.connected(A, mounts=False, stores=True, acknowledged=7)
-    p.connected(B, mounts=True, stores=True, acknowledged=7)
+async def test_durable_does_not_flush_a_spare_peer_without_blocks() -> None:
+    p = publication(Disk(), strict=True)
+    spare = connect(p, A, acknowledged=7)
+    mount = connect(p, B, mounts=True, acknowledged=7)
     await p.durable(7)
-    assert positions == {B: 7}
+    assert (spare.flushes, mount.flushes) == (0, 1)
     p.block_stored(A)
     await p.durable(7)
-    assert positions == {A: 0, B: 7}  # its blocks count, its rows are safe without it
+    assert (spare.flushes, mount.flushes) == (1, 2)

@@ -1,0 +1,108 @@
+"""The messages on a stream of rows: how they are written, and what of a peer's is believed.
+
+What each means: `dfsfs/cluster/exchange.py`.
+"""
+
+from typing import Any
+
+from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.types import ORIGIN_MAX, Origin
+from dfsfs.namespace import Batch
+from dfsfs.net import MessageStream, Session
+
+
+async def send_batches(stream: MessageStream, batches: list[Batch], flush: int = 0) -> int:
+    """Send whole batches and ask for a flush behind them; how many bytes of rows that was."""
+    heads = [[batch.origin, batch.after, batch.upto, len(batch.rows)] for batch in batches]
+    payload = batches[0].rows if len(batches) == 1 else b"".join(batch.rows for batch in batches)
+    await stream.send(["rows", heads, flush] if flush else ["rows", heads], payload)
+    return len(payload)
+
+
+def wire_positions(positions: dict[Origin, int]) -> dict[int, int]:
+    """Positions as the codec writes them."""
+    return {int(origin): position for origin, position in positions.items()}
+
+
+def checked_report(body: Any) -> tuple[str, dict[Origin, int]]:
+    """What a report of positions is, and the positions."""
+    if not (
+        isinstance(body, list)
+        and len(body) >= 2
+        and body[0] in ("have", "ack", "pull")
+        and isinstance(body[1], dict)
+    ):
+        raise RemoteProtocolError("malformed report of positions")
+    for origin, position in body[1].items():
+        if not (_is_origin(origin) and _is_position(position)):
+            raise RemoteProtocolError("malformed position")
+    return body[0], body[1]
+
+
+def checked_flush(body: Any) -> tuple[int, bool] | None:
+    """The number of the flush a peer reports on, and whether it went well; None: another report."""
+    if not (isinstance(body, list) and len(body) >= 2 and body[0] in ("flushed", "failed")):
+        return None
+    if not _is_position(body[1]):
+        raise RemoteProtocolError("malformed report of a flush")
+    return body[1], body[0] == "flushed"
+
+
+def checked_rows(
+    body: Any, payload: bytes | bytearray | memoryview
+) -> tuple[str, list[Batch], int]:
+    """What a message of rows is, its batches, and the number of the flush it asks for."""
+    if body in (["level"], ["ready"]):
+        return body[0], [], 0
+    if isinstance(body, list) and len(body) == 2 and body[0] == "left":
+        if not _is_position(body[1]):
+            raise RemoteProtocolError("malformed count of rows")
+        return "left", [], 0
+    if isinstance(body, list) and len(body) == 2 and body[0] == "lease":
+        return "lease", [], 0
+    if not (
+        isinstance(body, list)
+        and len(body) >= 2
+        and body[0] == "rows"
+        and isinstance(body[1], list)
+        and (len(body) == 2 or _is_position(body[2]))
+    ):
+        raise RemoteProtocolError("malformed rows message")
+    batches = []
+    view = memoryview(payload)
+    start = 0
+    for head in body[1]:
+        if not (isinstance(head, list) and len(head) == 4):
+            raise RemoteProtocolError("malformed batch")
+        origin, after, upto, size = head
+        if not (
+            _is_origin(origin)
+            and _is_position(after)
+            and _is_position(upto)
+            and after < upto
+            and type(size) is int
+            and 0 <= size <= len(view) - start
+        ):
+            raise RemoteProtocolError("malformed batch")
+        rows = bytes(view[start : start + size])
+        batches.append(Batch(Origin(origin), after, upto, rows))
+        start += size
+    if start != len(view):
+        raise RemoteProtocolError("rows message with bytes of no batch")
+    return "rows", batches, body[2] if len(body) > 2 else 0
+
+
+def origin_of(session: Session) -> Origin:
+    """As what the peer of a session writes."""
+    origin = session.peer.fields.get("origin")
+    if type(origin) is not int or not _is_origin(origin):
+        raise RemoteProtocolError("a hello without an origin")
+    return Origin(origin)
+
+
+def _is_origin(value: object) -> bool:
+    return type(value) is int and 0 < value <= ORIGIN_MAX
+
+
+def _is_position(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63

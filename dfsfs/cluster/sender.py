@@ -1,0 +1,214 @@
+"""What one peer holds of all rows, and what it is to be sent next.
+
+The half of `exchange` that decides, for one session; the exchange sends. It gives out local commits
+in the order of their positions, from the queue they were pushed to or, where that does not reach,
+from the database; behind them what refers to them: lease messages, and flushes asked for.
+
+Sync, but for the waits. Bounded: the queue drops what is beyond `limits.ROWS_BATCH_BYTES_MAX`,
+because the database has it.
+"""
+
+import math
+from collections import deque
+
+import trio
+
+from dfsfs.base.limits import (
+    LEASES_PER_MESSAGE_MAX,
+    ROWS_BATCH_BYTES_MAX,
+    ROWS_COUNTED_MAX,
+    ROWS_REPORT_S,
+    ROWS_SLICE_BYTES,
+    ROWS_SPARE_S,
+)
+from dfsfs.base.types import Origin
+from dfsfs.cluster.lease import Grant, Request
+from dfsfs.cluster.rows_messages import checked_report
+from dfsfs.namespace import Batch, Namespace
+from dfsfs.net import MessageStream
+
+
+class Sender:
+    """What one peer holds and was sent; feeds it from the commit queue or from the database."""
+
+    def __init__(self, namespace: Namespace, stream: MessageStream, peer_origin: Origin) -> None:
+        self.stream = stream
+        self.own = namespace.origin
+        self.peer_origin = peer_origin
+        self.held: dict[Origin, int] = {}  # as the peer last reported
+        self.ready = False  # it had acknowledged everything once
+        self.level = False  # it is counted
+        self.left = 0  # rows it lacked when they were counted last
+        self._count_s = -math.inf  # when that was
+        self._leases: deque[tuple[int, list[int]]] = deque()  # each after this position of ours
+        self._namespace = namespace
+        self._sent: dict[Origin, int] = {}
+        self._behind: dict[Origin, int] = {}  # third origins the last full report showed behind
+        self._relayed: set[Origin] = set()  # those of them we send
+        self._queue: deque[Batch] = deque()
+        self._queue_bytes = 0
+        self._flush_asked = self._flush_sent = self._flush_ended = 0
+        self._flush_after = 0  # our position when the newest was asked for
+        self._waiting = trio.Event()  # somebody waits for what is to be sent
+        self._wake = trio.Event()
+
+    async def greet(self) -> None:
+        """Learn what the peer holds."""
+        message = await self.stream.receive()
+        _, positions = checked_report(message.body)
+        self.held = dict(positions)
+        self._sent = dict(positions)
+
+    @property
+    def level_with_all(self) -> bool:
+        """Whether the peer has said that it holds everything that is here."""
+        have = self._namespace.have()
+        return all(self.held.get(origin, 0) >= position for origin, position in have.items())
+
+    def push(self, batch: Batch) -> None:
+        """A local commit. Dropped when too much waits: the database has it all."""
+        if self._queue_bytes + len(batch.rows) <= ROWS_BATCH_BYTES_MAX:
+            self._queue.append(batch)
+            self._queue_bytes += len(batch.rows)
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Somebody waits for the peer to acknowledge what was committed so far."""
+        self._wake.set()
+        self._waiting.set()
+
+    def flush(self) -> int:
+        """Have the peer flush when it has applied what was committed so far; which flush it is."""
+        self._flush_asked += 1
+        self._flush_after = self._namespace.position
+        self.hurry()
+        return self._flush_asked
+
+    def flush_ended(self, number: int) -> None:
+        """The peer has reported on this one, and so on those before."""
+        self._flush_ended = number
+
+    def next_flush(self) -> int:
+        """The flush to ask for behind what was just sent; 0: none."""
+        if self._flush_sent == self._flush_asked or self._sent.get(self.own, 0) < self._flush_after:
+            return 0
+        self._flush_sent = self._flush_asked
+        return self._flush_sent
+
+    def push_lease(self, action: Request | Grant) -> None:
+        """A lease message: it goes after every row committed so far."""
+        body = [action.inode, action.stamp] if isinstance(action, Request) else [int(action.inode)]
+        self._leases.append((self._namespace.position, body))
+        self.hurry()
+
+    def next_lease_messages(self) -> list[list[int]]:
+        """Lease messages before which no row is left to send."""
+        sent = self._sent.get(self.own, 0)
+        bodies: list[list[int]] = []
+        while self._leases and self._leases[0][0] <= sent and len(bodies) < LEASES_PER_MESSAGE_MAX:
+            bodies.append(self._leases.popleft()[1])
+        return bodies
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the peer has acknowledged everything it was sent."""
+        return all(
+            self.held.get(origin, 0) >= position
+            for origin, position in self._sent.items()
+            if origin != self.peer_origin
+        )
+
+    def wake(self) -> None:
+        """Something happened that may let this sender go on."""
+        self.hurry()
+
+    def plan_relay(self) -> None:
+        """Relay the third origins whose position at the peer is behind and did not move."""
+        behind = {
+            origin: self.held.get(origin, 0)
+            for origin, position in self._namespace.have().items()
+            if origin != self.own and self.held.get(origin, 0) < position
+        }
+        # Seen behind only once, its author is probably sending it at this moment.
+        self._relayed = {o for o, position in behind.items() if self._behind.get(o) == position}
+        self._behind = behind
+        for origin in self._relayed:
+            self._sent[origin] = behind[origin]
+        if self._relayed:
+            self.hurry()
+
+    def rewind(self, positions: dict[Origin, int]) -> None:
+        """The peer misses something we believed it has, and has not flushed then."""
+        self._flush_sent = self._flush_ended
+        for origin, position in positions.items():
+            self._sent[origin] = position
+            if origin == self.own:
+                self._clear_queue()
+        self.hurry()
+
+    def next_batches(self) -> list[Batch]:
+        """What to send now: queued commits if they follow, else the database; [] if level."""
+        sent = self._sent.get(self.own, 0)
+        batches: list[Batch] = []
+        while self._queue:
+            batch = self._queue.popleft()
+            self._queue_bytes -= len(batch.rows)
+            if batch.upto <= sent:
+                continue
+            if batch.after > sent:
+                self._clear_queue()  # a commit was dropped: read from the database
+                break
+            batches.append(batch)
+            sent = batch.upto
+        if not batches:
+            batches = self._from_database()
+        for batch in batches:
+            self._sent[batch.origin] = batch.upto
+        return batches
+
+    def count_left(self) -> int | None:
+        """About how many rows the peer lacks; None if they were counted a moment ago."""
+        now_s = trio.current_time()
+        if now_s < self._count_s + ROWS_REPORT_S:
+            return None
+        self._count_s = now_s
+        self.left = self._namespace.rows_after(self._sent, ROWS_COUNTED_MAX)
+        return self.left
+
+    def _from_database(self) -> list[Batch]:
+        if (
+            self.level
+            and not self._relayed
+            and self._sent.get(self.own, 0) >= self._namespace.position
+        ):
+            return []
+        # Oldest first over all origins: what one node did knowing another's work comes after it.
+        for origin, position in sorted(
+            self._namespace.have().items(), key=lambda item: (self._sent.get(item[0], 0), item[0])
+        ):
+            sent = self._sent.get(origin, 0)
+            if position <= sent:
+                continue
+            if self.level and origin != self.own and origin not in self._relayed:
+                continue  # its author sends it
+            batch = self._namespace.feed(origin, sent, bytes_max=ROWS_SLICE_BYTES)
+            if batch is not None:
+                return [batch]
+        return []
+
+    async def wait(self) -> None:
+        """Until there may be something to send."""
+        await self._wake.wait()
+        self._wake, self._waiting = trio.Event(), trio.Event()
+
+    async def wait_due(self) -> None:
+        """Until something is to be sent now: somebody waits for it, or it has gathered."""
+        await self._wake.wait()
+        if not self._waiting.is_set():
+            with trio.move_on_after(ROWS_SPARE_S):
+                await self._waiting.wait()
+        self._wake, self._waiting = trio.Event(), trio.Event()
+
+    def _clear_queue(self) -> None:
+        self._queue.clear()
+        self._queue_bytes = 0
