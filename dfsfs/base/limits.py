@@ -128,6 +128,7 @@ SHARED_FILE_S = 10.0  # a file that changed elsewhere while it was read here is 
 SHARED_FILES_MAX = 4096  # ... and so many files are
 RELATIME_S = 24 * 3600.0  # atime is updated at least so often when a file is read, as Linux does
 HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
+CALLERS_LOOK_S = 0.25  # a call that takes longer is looked after: its caller may have been killed
 CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
 
 # -- leases -----------------------------------------------------------------------------------

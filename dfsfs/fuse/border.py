@@ -2,8 +2,8 @@
 
 pyfuse3 ends its main loop, and with it the mount, when a handler raises anything but FUSEError. So
 every handler passes here: expected failures become their errno, a handler that takes longer than
-`limits.HANDLER_TIMEOUT_S` becomes EIO (the kernel cannot kill a waiting caller: its INTERRUPT does
-not reach us), and a bug becomes EIO, a line in the log with its traceback, and a count.
+`limits.HANDLER_TIMEOUT_S` becomes EIO, one whose caller was killed ends early (`Callers`), and a
+bug becomes EIO, a line in the log with its traceback, and a count.
 
 Every call is counted here as well: how long it took and how it failed (`CallTable`). A handler that
 is only the waiting half of another (its name begins with `_`) is not counted twice.
@@ -23,6 +23,7 @@ import trio
 
 from dfsfs.base.errors import DfsError
 from dfsfs.base.limits import HANDLER_TIMEOUT_S
+from dfsfs.fuse.callers import Callers
 from dfsfs.runtime import CallTable
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,20 @@ class Failures:
 
 def handler(method: Handler) -> Handler:
     """Wrap a handler that may wait."""
+    verb = method.__name__
 
     @functools.wraps(method)
     async def bounded(self: Any, *args: Any) -> Any:
-        with trio.fail_after(HANDLER_TIMEOUT_S):
-            return await method(self, *args)
+        callers: Callers = self.callers
+        with trio.move_on_after(HANDLER_TIMEOUT_S) as scope:
+            wait = callers.begin(verb, args, scope)
+            try:
+                return await method(self, *args)
+            finally:
+                callers.end(wait)
+        if wait.ended:
+            raise pyfuse3.FUSEError(errno.EINTR)
+        raise trio.TooSlowError
 
     return _guarded(bounded)  # type: ignore[return-value] # the same call, but for what it raises
 

@@ -27,6 +27,7 @@ from dfsfs.base.errors import NotFound
 from dfsfs.base.types import Buffer, InodeId
 from dfsfs.fuse import convert
 from dfsfs.fuse.border import Failures, handler, sync_handler
+from dfsfs.fuse.callers import Callers
 from dfsfs.namespace import Inode
 from dfsfs.runtime import CallTable
 from dfsfs.vfs import VIRTUAL_XATTR_PREFIX, Filesystem
@@ -44,6 +45,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, calls: CallTable) -> None:
         self._filesystem = filesystem
         self.failures = Failures(calls)
+        self.callers = Callers(filesystem.inode_of)
 
     def _attributes(self, value: Inode) -> EntryAttributes:
         return convert.attributes(value, dirty=self._filesystem.is_dirty(value.inode))

@@ -86,6 +86,7 @@ async def serve(
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(_end_on_signal)
+                nursery.start_soon(operations.callers.run)
                 nursery.start_soon(_announce, mountpoint, connection, ready)
                 await pyfuse3.main(min_tasks=1, max_tasks=HANDLERS_MAX)
                 await filesystem.commit_all()

@@ -496,6 +496,10 @@ class Filesystem:
         """The last close of a handle."""
         await self._files.release(number)
 
+    def inode_of(self, number: int) -> InodeId:
+        """The file behind a handle."""
+        return self._handles.file(number).file.inode
+
     def contents_in_use(self) -> Iterable[tuple[InodeId, ContentRef]]:
         """What open files may still read, whatever the namespace says by now: for gc."""
         return self._files.contents_in_use()

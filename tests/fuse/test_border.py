@@ -9,7 +9,9 @@ import trio.testing
 
 from dfsfs.base.errors import Corrupt, DfsError, Exists, NotFound
 from dfsfs.base.limits import HANDLER_TIMEOUT_S
+from dfsfs.base.types import InodeId
 from dfsfs.fuse.border import Failures, handler, sync_handler
+from dfsfs.fuse.callers import Callers
 from dfsfs.runtime import CallTable
 
 
@@ -18,6 +20,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self.failures = Failures(CallTable())
+        self.callers = Callers(InodeId)
 
     @handler
     async def fail(self, error: BaseException) -> None:

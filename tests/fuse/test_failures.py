@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from dfsfs.base.errors import Misconfigured
+from dfsfs.base.limits import HANDLER_TIMEOUT_S
 from dfsfs.fuse.mounts import check_mountpoint
 from dfsfs.fuse.serve import mount_options
 from dfsfs.testing.mountpoint import MountedNode
+from dfsfs.testing.processes import wait_until
 
 
 @pytest.fixture
@@ -202,3 +205,20 @@ def test_a_call_that_waits_does_not_hold_up_others(own: MountedNode) -> None:
         own.ask("release")
         thread.join(timeout=60)
         assert (own.path / "slow").is_dir()
+
+
+def test_a_caller_that_was_killed_does_not_wait_for_its_answer(own: MountedNode) -> None:
+    """Promise 12: a waiting process can be killed, whoever else waits, and they go on waiting."""
+    with own:
+        places = [own.path / name for name in ("one", "two")]
+        for place in places:
+            place.mkdir()
+        own.ask("hold")
+        makers = [subprocess.Popen(["mkdir", place / "new"]) for place in places]
+        wait_until(lambda: own.ask("waiting") == len(makers))
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            assert all(maker.poll() is None for maker in makers), "nobody has been answered"
+            maker = makers.pop()
+            maker.send_signal(number)
+            assert maker.wait(timeout=HANDLER_TIMEOUT_S / 2) == -number
+        own.ask("release")
