@@ -89,9 +89,9 @@ class Operator(Protocol):
         short_writes (closes that reached fewer nodes than the write concern), looks
         `coherence`: policy, state (whole, majority, minority), mounts_connected, mounts_known,
         read_only, changes (of the mounts connected), visibility, joining, and counts of leases
-        `bounded`: every queue and cache, as [now, most]; 0: bounded by something else. See
-        doc/operations.md
-        `calls`: of the kernel, by verb: total_s, counts (by bucket of `runtime.BUCKETS_S`), failures
+        `bounded`: every queue and cache (see doc/operations.md), as [now, most]; 0: bounded by
+        what it belongs to
+        `calls`: of the kernel, by verb: total_s, counts by bucket of `runtime.BUCKETS_S`, failures
         `traffic`: blocks and rows sent, fetched and mended since the start
         `flushes`: asked (fsync and the like), done (they share them)
         `workers`: list of name, doing, steps, failures, last_failure, rest_s, since_step_s (null:

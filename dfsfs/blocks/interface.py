@@ -5,7 +5,7 @@ the whole network's blocks as if they were here. `cluster` implements `Storage` 
 `BlockStore` and the peers; `blocks.LocalStorage` implements it on a store alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,6 +71,14 @@ class Upload(Protocol):
 
         Raises:
             Unavailable: the write concern is strict and cannot be met.
+        """
+        ...
+
+    def keep(self, digests: Iterable[Digest]) -> None:
+        """End the protection of all others that were put; what is being put stays protected.
+
+        For an upload of any length: what is in a tree that collection is told of as being in use
+        needs no protection here. Does nothing while a collection is looking.
         """
         ...
 

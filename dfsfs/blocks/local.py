@@ -4,7 +4,7 @@ Hashing happens here: on the loop up to `INLINE_HASH_BYTES_MAX`, in a thread abo
 pinned until its upload ends. Loop only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -82,17 +82,32 @@ class LocalUpload:
     def __init__(self, storage: LocalStorage) -> None:
         self._storage = storage
         self._pinned: list[Digest] = []
+        self._putting: list[Digest] = []  # pinned as well; of those that failed, too
 
     async def put(self, data: Buffer) -> Digest:
         """Hash and store a block; it is pinned until `close`."""
-        return await self._storage.put_pinned(data, self._pinned)
+        digest = await self._storage.put_pinned(data, self._putting)
+        self._putting.remove(digest)
+        self._pinned.append(digest)
+        return digest
 
     async def settle(self) -> None:
         """This node is every node: what was put is held by all that can be reached."""
         await trio.lowlevel.checkpoint()
 
+    def keep(self, digests: Iterable[Digest]) -> None:
+        """End the protection of all others that were put."""
+        if self._storage.pins.looked_at:
+            return
+        wanted = set(digests)
+        self._unpin([digest for digest in self._pinned if digest not in wanted])
+        self._pinned = [digest for digest in self._pinned if digest in wanted]
+
     def close(self) -> None:
         """End the protection from garbage collection. Idempotent."""
-        pinned, self._pinned = self._pinned, []
-        for digest in pinned:
+        self._unpin([*self._pinned, *self._putting])
+        self._pinned, self._putting = [], []
+
+    def _unpin(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
             self._storage.pins.unpin(digest)

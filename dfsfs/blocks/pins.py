@@ -19,6 +19,9 @@ class Pins:
     def __init__(self) -> None:
         self._counts: dict[Digest, int] = {}
         self._watchers: list[Callable[[Digest], None]] = []
+        # Set by a collection that is looking: what it was told is in use must not change under it,
+        # so nothing is to be unpinned because a tree in use refers to it by now.
+        self.looked_at = False
 
     def watch(self, callback: Callable[[Digest], None]) -> None:
         """Call back, synchronously, for every pin: somebody is about to refer to the block."""

@@ -212,10 +212,12 @@ class Collector:
         self._news.clear()
         self._counts = dict.fromkeys(Look.__slots__, 0)
         self._phase, self.status.doing = "marking", "finding what is referenced"
+        self._pins.looked_at = True
 
     def _give_up(self, why: str) -> None:
         self._phase, self.failure, self._dry = "idle", why, False
         self._nodes = NodeCache()  # between looks memory is for others
+        self._pins.looked_at = False
         self._ended.set()
         self._ended = trio.Event()
         self.status.doing = f"idle; gave up: {why}"
@@ -228,6 +230,7 @@ class Collector:
         self.looks += 1
         self._phase, self._dry, self.status.doing = "idle", False, "idle"
         self._nodes = NodeCache()
+        self._pins.looked_at = False
         self._due_at_s = self._world.now_s() + self._period_s
         self._ended.set()
         self._ended = trio.Event()

@@ -9,8 +9,8 @@ queue is memory only: what it forgets (a crash, an overflow) `repair` finds by c
 """
 
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
@@ -268,6 +268,7 @@ class ReplicatedUpload:
         self._put = put
         self._pins = pins
         self._pinned: set[Digest] = set()
+        self._putting = Counter[Digest]()
         self._replicator = replicator
         self._kind = kind
         self._flight = _Flight()
@@ -285,7 +286,13 @@ class ReplicatedUpload:
             if digest not in self._pinned:
                 self._pins.pin(digest)
                 self._pinned.add(digest)
-            new = await self._put(digest, data)
+            self._putting[digest] += 1
+            try:
+                new = await self._put(digest, data)
+            finally:
+                self._putting[digest] -= 1
+                if not self._putting[digest]:
+                    del self._putting[digest]
             if not isinstance(data, bytes) and self._replicator.copies_outlive_put:
                 data = bytes(data)  # the copies outlive this call, the caller's buffer does not
         except BaseException:
@@ -300,6 +307,15 @@ class ReplicatedUpload:
         short, self._flight.short = self._flight.short, 0
         if short and self._replicator.strict:
             raise Unavailable(f"{short} blocks are on fewer nodes than the write concern asks")
+
+    def keep(self, digests: Iterable[Digest]) -> None:
+        """End the protection of all others. See `blocks.Upload.keep`."""
+        if self._pins.looked_at:
+            return
+        surplus = self._pinned - {*digests, *self._putting}
+        self._pinned -= surplus
+        for digest in surplus:
+            self._pins.unpin(digest)
 
     def close(self) -> None:
         """End the protection from garbage collection."""

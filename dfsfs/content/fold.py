@@ -1,5 +1,7 @@
 """Patched content as the plain tree it stands for. See `patches`."""
 
+from collections.abc import Iterable
+
 from dfsfs.base.types import Buffer, ContentRef, Digest, DigestKind, digest_of
 from dfsfs.blocks import BlockSource, Upload
 from dfsfs.content.patch import patch
@@ -43,6 +45,9 @@ class HashingUpload:
 
     async def settle(self) -> None:
         """Nothing is on its way."""
+
+    def keep(self, digests: Iterable[Digest]) -> None:
+        """Nothing is held."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -56,8 +56,9 @@ class Found(NamedTuple):
     is_copy: bool
 
 
-def _inline_bytes(inode: Inode) -> int:
-    return len(inode.content.inline or b"")
+def _large_bytes(inode: Inode) -> int:
+    """What of an inode is as large as users make it."""
+    return len(inode.content.inline or b"") + len(inode.target)
 
 
 class Reader:
@@ -67,14 +68,14 @@ class Reader:
         self._database = database
         self._irregular = irregular
         self._cache: OrderedDict[InodeId, Inode] = OrderedDict()
-        self._cache_bytes = 0  # of inline content and patches: a full cache of them is 1 GiB
+        self._cache_bytes = 0  # of inline content, patches, targets: 1 GiB, if all were large
 
     def forget(self, inodes: Iterable[InodeId]) -> None:
         """Drop inodes that changed from the cache."""
         for inode in inodes:
             known = self._cache.pop(inode, None)
             if known is not None:
-                self._cache_bytes -= _inline_bytes(known)
+                self._cache_bytes -= _large_bytes(known)
 
     def forget_all(self) -> None:
         """Empty the cache: nobody knows what a rolled back update had made visible."""
@@ -86,11 +87,11 @@ class Reader:
         cache = self._cache
         known = cache.get(inode.inode)
         if known is not None:
-            self._cache_bytes -= _inline_bytes(known)
+            self._cache_bytes -= _large_bytes(known)
         cache[inode.inode] = inode
-        self._cache_bytes += _inline_bytes(inode)
+        self._cache_bytes += _large_bytes(inode)
         while len(cache) > INODE_CACHE_COUNT or self._cache_bytes > INODE_CACHE_BYTES_MAX:
-            self._cache_bytes -= _inline_bytes(cache.popitem(last=False)[1])
+            self._cache_bytes -= _large_bytes(cache.popitem(last=False)[1])
 
     def bounded(self) -> Bounds:
         """What of it is bounded, and how full that is."""

@@ -271,6 +271,11 @@ class WriteBuffer:
         return self._upload
 
     @property
+    def base(self) -> ContentRef:
+        """The tree below what waits: garbage collection must know that it is in use."""
+        return self._base
+
+    @property
     def unfolded(self) -> int:
         """Leaves waiting to be folded into a tree."""
         return len(self._stored)
@@ -391,6 +396,9 @@ class WriteBuffer:
             if len(self._stored) >= UNFOLDED_LEAVES_MAX:
                 self._unpatch()
                 await self._fold(self.size)
+                if self._upload is not None:
+                    waiting = self._stored.values()
+                    self._upload.keep([leaf.digest for leaf in waiting if leaf is not None])
 
     async def _complete_all(self) -> None:
         indices = sorted(self._dirty)

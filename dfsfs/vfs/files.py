@@ -590,6 +590,8 @@ class Files:
         for file in self._open.values():
             yield file.inode, file.content
             yield file.inode, file.cached
+            if file.buffer is not None:
+                yield file.inode, file.buffer.base
             for handle in file.handles:
                 if handle.content is not None:
                     yield file.inode, handle.content

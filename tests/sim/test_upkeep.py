@@ -80,6 +80,31 @@ async def test_the_cache_forgets_what_was_collected(sim: Simulation) -> None:
         assert bounded["cache_blocks"][0] == bounded["cache_bytes"][0] == 0
 
 
+async def test_an_upload_gives_up_what_is_in_use_otherwise(sim: Simulation) -> None:
+    """Promise 16: its memory does not grow with its length. Not while a look is under way."""
+    a, _ = await sim.start_nodes(2, gc_grace_s=GRACE_S)
+    pins = a.node.store.pins
+    upload = a.node.cluster.storage.upload()
+    digests = [await upload.put(some_bytes(20 * KIB, seed)) for seed in range(3)]
+    upload.keep(digests[:2])
+    assert set(pins.all()) == set(digests[:2])
+    looks: list[bool] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_task, a, "gc")
+        while pins.all() == digests[:2] and a.node.cluster.upkeep.collector.looks == 0:
+            if pins.looked_at:
+                upload.keep(digests[:1])
+                looks.append(set(pins.all()) == set(digests[:2]))
+            await trio.sleep(0.001)
+    assert looks
+    assert all(looks)
+    assert not pins.looked_at
+    upload.keep(digests[:1])
+    assert pins.all() == digests[:1]
+    upload.close()
+    assert not pins.all()
+
+
 async def test_a_restart_neither_shortens_nor_resets_the_grace_period(sim: Simulation) -> None:
     """Promise 18. However wrong the clock on the wall is."""
     (a,) = await sim.start_nodes(1, gc_grace_s=GRACE_S)

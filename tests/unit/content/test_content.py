@@ -3,7 +3,7 @@
 import contextlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 import trio
@@ -114,6 +114,8 @@ async def test_a_writer_holds_a_bounded_part() -> None:
             return digest_of(DigestKind.SHA1, data)
 
         async def settle(self) -> None: ...
+
+        def keep(self, digests: Iterable[Digest]) -> None: ...
 
         def close(self) -> None: ...
 

@@ -8,10 +8,10 @@ import trio
 import trio.testing
 
 from dfsfs.base.errors import DfsError, Full, TooBig
-from dfsfs.base.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
+from dfsfs.base.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX, UNFOLDED_LEAVES_MAX
 from dfsfs.base.types import EMPTY_CONTENT, Buffer, ContentRef, Digest
 from dfsfs.blocks import LocalStorage, MemoryStore, Upload
-from dfsfs.content import ContentReader, ContentWriter, fold
+from dfsfs.content import ContentReader, ContentWriter, fold, walk
 from dfsfs.runtime import RealWorld
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.buffer import WriteBuffer
@@ -49,6 +49,14 @@ class Bench:
     def buffer(self, base: ContentRef = EMPTY_CONTENT) -> WriteBuffer:
         """A new buffer over `base`."""
         return WriteBuffer(self.storage, self.budget, self.nursery, base, shift=SHIFT)
+
+    async def collect(self, in_use: ContentRef) -> None:
+        """What garbage collection might do at this moment, with no grace."""
+        page = await walk(self.storage, in_use, None, 1 << 20)
+        needed = {*page.digests, *self.storage.pins.all()}
+        for digest in self.store.page(None, 1 << 20):
+            if digest not in needed:
+                await self.store.remove(digest)
 
     async def bytes_of(self, content: ContentRef) -> bytes:
         """All bytes of a content ref."""
@@ -157,6 +165,32 @@ async def test_what_a_small_write_costs_is_counted_and_given_back(bench: Bench) 
     written = await buffer.write_back()
     assert await bench.bytes_of(written.content) == data[: 50 * BLOCK + 50]
     assert bench.budget.used == 0
+
+
+async def test_what_is_folded_is_in_use_and_needs_no_pins(bench: Bench) -> None:
+    """Memory does not grow with the file, and no collection, at any moment, takes what it needs."""
+    buffer = bench.buffer()
+    dice = random.Random(5)
+    data = bytearray()
+    pinned_max = 0
+    for turn in range(60):
+        piece = dice.randbytes(100 * BLOCK)
+        at = len(data) if turn % 4 else dice.randrange(len(data) + 1)
+        buffer.write(at, piece)
+        data[at : at + len(piece)] = piece
+        await trio.testing.wait_all_tasks_blocked()
+        if buffer.unfolded >= UNFOLDED_LEAVES_MAX:
+            await buffer.fold()
+        await bench.collect(buffer.base)
+        pinned_max = max(pinned_max, len(bench.storage.pins))
+    assert len(data) > 4 * UNFOLDED_LEAVES_MAX * BLOCK
+    assert pinned_max < 2 * UNFOLDED_LEAVES_MAX
+    assert await buffer.read(0, len(data)) == data
+    await buffer.truncate(len(data) // 2)
+    await bench.collect(buffer.base)
+    written = await buffer.write_back()
+    await bench.collect(written.content)
+    assert await bench.bytes_of(written.content) == data[: len(data) // 2]
 
 
 async def test_a_full_store_fails_the_writer_instead_of_stopping_it(nursery: trio.Nursery) -> None:
