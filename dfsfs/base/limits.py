@@ -166,6 +166,14 @@ MEMBERS_MAX = 1024
 ADDRESSES_PER_MEMBER_MAX = 8
 NODE_NAME_BYTES_MAX = 64
 
+# -- forgetting what was removed --------------------------------------------------------------
+PURGE_PERIOD_S = 600.0  # how often a node looks for what is dead, or a hundredth of the horizon
+PURGE_PERIOD_MIN_S = 1.0
+PURGE_POLL_MAX_S = 5.0  # how often members are asked while a round is under way
+PURGE_STEP_COUNT = 64  # inodes forgotten in one transaction
+HORIZON_CLOCK_S = 60.0  # how often it is written down who was heard when
+REJOIN_RETRY_S = 1.0  # after a snapshot that a peer could not give
+
 # -- operator face ----------------------------------------------------------------------------
 LOG_BYTES_MAX = 5 * MIB  # the log of a node in the background; one predecessor is kept
 PREDECESSOR_TIMEOUT_S = 5.0  # a start waits so long for a node that was just unmounted to end
@@ -186,6 +194,7 @@ REPAIR_AFTER_DEFAULT_S = 300.0
 REPAIR_RATE_DEFAULT = 64 * MIB  # bytes a second that one node copies to restore what is missing
 GC_GRACE_DEFAULT_S = 24 * 3600.0
 SCRUB_PERIOD_DEFAULT_S = 30 * 24 * 3600.0
+HORIZON_DEFAULT_S = 30 * 24 * 3600.0  # whoever is away for longer takes a snapshot when it returns
 LISTEN_PORT_DEFAULT = 4000
 
 assert (1 << BLOCK_SHIFT_MIN) <= (1 << BLOCK_SHIFT_DEFAULT) <= BLOCK_BYTES_MAX

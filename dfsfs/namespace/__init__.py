@@ -2,6 +2,8 @@
 
 from dfsfs.namespace.conflicts import CONFLICT_MARK
 from dfsfs.namespace.namespace import Namespace
+from dfsfs.namespace.purge import Judgement
+from dfsfs.namespace.rejoin import Rejoin
 from dfsfs.namespace.schema import SCHEMA, SCHEMA_VERSION
 from dfsfs.namespace.types import (
     AttributeChanges,
@@ -25,7 +27,9 @@ __all__ = [
     "Conflict",
     "Entry",
     "Inode",
+    "Judgement",
     "Namespace",
+    "Rejoin",
     "Removed",
     "SnapshotPage",
     "Totals",

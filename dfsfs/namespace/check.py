@@ -21,7 +21,7 @@ from dfsfs.base.types import (
     Stamp,
     is_digest,
 )
-from dfsfs.crdt import covers
+from dfsfs.crdt import covers, join
 from dfsfs.namespace.conflicts import (
     Candidate,
     Nameless,
@@ -217,12 +217,16 @@ class _Checker:
     # -- comparing ------------------------------------------------------------------------------
 
     def check_rows(self) -> Iterator[str]:
-        """Rows are well-formed, and none is above its origin's have-vector."""
+        """Rows are well-formed, and none is above its origin's have-vector.
+
+        But for rows of a snapshot, until what came after it is here too.
+        """
         have: dict[Origin, int] = dict(self._database.rows("SELECT origin, time FROM have"))
         ((own, position, counter),) = self._database.rows(
             "SELECT origin, position, counter FROM state"
         )
         have[own] = max(position, have.get(own, 0))
+        join(have, dict(self._database.rows("SELECT origin, time FROM reach")))
         for table, time, origin in _STAMPED:
             for writer, newest in self._database.rows(
                 f"SELECT {origin}, max({time}) FROM {table} WHERE {time}>0 GROUP BY {origin}"

@@ -237,15 +237,21 @@ def decode_batch(batch: Batch) -> list[Row]:
 # -- snapshots ------------------------------------------------------------------------------------
 
 
-def read_page(database: Database, cursor: bytes | None, *, bytes_max: int) -> SnapshotPage:
-    """Rows after a cursor, kind by kind in the order of their keys.
+def read_page(
+    database: Database,
+    cursor: bytes | None,
+    *,
+    bytes_max: int,
+    leave_out: Callable[[Row], bool] = lambda _: False,
+) -> SnapshotPage:
+    """Rows after a cursor, kind by kind in the order of their keys, without those to leave out.
 
     Raises:
         RemoteProtocolError: the cursor is none of ours.
     """
     at, after = _decode_cursor(cursor)
     rows: list[Row] = []
-    size = 0
+    size = looked_at = 0
     while at < len(_SOURCES):
         source = _SOURCES[at]
         lines = (
@@ -255,10 +261,12 @@ def read_page(database: Database, cursor: bytes | None, *, bytes_max: int) -> Sn
         )
         for line in lines:
             row = source.read(line)
-            rows.append(row)
-            size += size_of(row)
             after = [line[index] for index in source.key_at]
-            if size > bytes_max or len(rows) >= ROWS_BATCH_COUNT_MAX:
+            looked_at += 1
+            if not leave_out(row):
+                rows.append(row)
+                size += size_of(row)
+            if size > bytes_max or looked_at >= ROWS_BATCH_COUNT_MAX:
                 return SnapshotPage(encode_snapshot(rows), encode([at, after]))
         if len(lines) < _SNAPSHOT_LINES:
             at, after = at + 1, None

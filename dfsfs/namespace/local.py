@@ -101,6 +101,20 @@ class LocalState:
         batch = Batch(self.origin, before, last.time, encode_rows(transaction.rows))
         self.publish(change_of(work, self._reader, last, local=True, batch=batch))
 
+    def update(self, work: WorkingSet, change: Callable[[WorkingSet], None]) -> None:
+        """A change of the replica that is nobody's verb: rows of others, or forgetting."""
+        with self.undoing(), self._database.transaction():
+            change(work)
+            self.save()
+        stamp = Stamp(self.position, self.origin)
+        self.publish(change_of(work, self._reader, stamp, local=False))
+
+    def tick(self) -> None:
+        """A transaction without rows: a position that nobody can hold yet."""
+        with self.undoing(), self._database.transaction():
+            self.advance(Stamp(self.clock.tick(), self.origin))
+        self.announce(Stamp(self.position, self.origin), [])
+
     def advance(self, stamp: Stamp) -> None:
         """A transaction of one stamp is about to commit."""
         self._before = self.position

@@ -14,16 +14,22 @@ Durable: against the end of the process when a method returns, against power los
 """
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from dfsfs.base.types import ContentRef, FileKind, InodeId, Origin, Stamp
-from dfsfs.crdt import HybridClock
+from dfsfs.base.errors import Unavailable
+from dfsfs.base.limits import ROWS_BATCH_COUNT_MAX
+from dfsfs.base.types import ContentRef, FileKind, InodeId, LinkId, Origin, Stamp
+from dfsfs.crdt import HybridClock, dominates
 from dfsfs.namespace import check as checking
+from dfsfs.namespace.again import Again
 from dfsfs.namespace.edits import Edits
 from dfsfs.namespace.feed import count_rows, decode_batch, decode_page, read_batch, read_page
 from dfsfs.namespace.local import LocalState, change_of
+from dfsfs.namespace.purge import Judgement, Purge, judge
 from dfsfs.namespace.quick import Quick
 from dfsfs.namespace.reading import Reader
+from dfsfs.namespace.rejoin import SCHEMA as REJOIN_SCHEMA
+from dfsfs.namespace.rejoin import Rejoin, clear
 from dfsfs.namespace.rows import Row
 from dfsfs.namespace.slots import rename_aliases
 from dfsfs.namespace.types import (
@@ -76,7 +82,9 @@ class Namespace:
         quick = Quick(database, self._local, self._reader, self._irregular)
         self._verbs = Verbs(self._local, self._reader, self._irregular, quick)
         self._edits = Edits(database, self._local, self._reader, self._irregular, quick)
-        self._loading: WorkingSet | None = None
+        self._purge = Purge(database, self._reader)
+        database.execute(REJOIN_SCHEMA)
+        self._again = Again(database, self._reader, self._local, self._irregular)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -347,7 +355,8 @@ class Namespace:
                 have = self._have(batch.origin)
                 if batch.origin == self.origin or batch.after > have or batch.upto <= have:
                     continue
-                joined += rows
+                # What is held already may have been forgotten here: it must not come back.
+                joined += [row for row in rows if row.stamp.time > have]
                 newest = max(newest, Stamp(batch.upto, batch.origin))
                 self._database.execute(
                     "INSERT OR REPLACE INTO have VALUES(?,?)", (batch.origin, batch.upto)
@@ -360,6 +369,8 @@ class Namespace:
             self._local.save()
         change = change_of(work, self._reader, newest, local=False)
         self._local.publish(change)
+        if self._purge.dying_possible:
+            self._make_again(filter(self._purge.is_dying, work.inodes))
         return [change]
 
     def snapshot(self, cursor: bytes | None, *, bytes_max: int) -> SnapshotPage:
@@ -373,6 +384,23 @@ class Namespace:
         """
         return read_page(self._database, cursor, bytes_max=bytes_max)
 
+    def snapshot_for_peer(self, cursor: bytes | None, *, bytes_max: int) -> SnapshotPage:
+        """The same for who is below the floor: without what is dying.
+
+        Raises:
+            RemoteProtocolError: the cursor is none of ours.
+            Unavailable: begin anew; this replica has just seen something revived, or is not whole.
+        """
+        if not self.is_whole:
+            raise Unavailable("this node is catching up itself")
+        try:
+            return read_page(
+                self._database, cursor, bytes_max=bytes_max, leave_out=self._purge.leaves_out
+            )
+        except Unavailable:
+            self._make_again(self._purge.come_back(-1))
+            raise
+
     def load(self, page: SnapshotPage) -> None:
         """Join a page of a peer's snapshot. The tree is complete after `finish_load`.
 
@@ -384,12 +412,8 @@ class Namespace:
             return
         newest = max(row.stamp.time for row in rows)
         self._clock.check(newest)
-        work = self._working_set()
-        with self._local.undoing(), self._database.transaction():
-            self._clock.observe(newest)
-            join_rows(work, rows)
-            self._local.save()
-        self._local.publish(change_of(work, self._reader, Stamp(newest, self.origin), local=False))
+        self._clock.observe(newest)
+        self._local.update(self._working_set(), lambda work: join_rows(work, rows))
 
     def finish_load(self, have: Mapping[Origin, int]) -> builtins.list[Change]:
         """All pages are loaded: this replica holds what the peer had before the first."""
@@ -402,6 +426,102 @@ class Namespace:
                         "INSERT OR REPLACE INTO have VALUES(?,?)", (origin, time)
                     )
         return []
+
+    # -- forgetting ---------------------------------------------------------------------------
+
+    @property
+    def floor(self) -> dict[Origin, int]:
+        """Whoever holds less than this takes a snapshot of this replica, not its feed."""
+        return dict(self._purge.floor)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a snapshot, if one was ever taken, is complete, and so is what followed it.
+
+        If not this replica must not give rows away.
+        """
+        have = self.have()
+        return dominates(have, self._purge.floor) and dominates(have, self._purge.reach)
+
+    def _make_again(self, inodes: Iterable[InodeId]) -> None:
+        """What was judged dead, and came back by rows of somebody who did not know."""
+        live = [inode for inode in inodes if self._again.is_live(inode)]
+        for inode in self._again.from_below(live):
+            self._again.remove(inode, self.have(), make=True)
+
+    def begin_round(self) -> None:
+        """Commit nothing under a new stamp, which only who hears from here from now on can hold."""
+        self._local.tick()
+
+    def judge(self) -> Judgement:
+        """What is dead, and named by nothing that lives. Reads everything; safe in a thread."""
+        return judge(self._database)
+
+    def raise_floor(self, judgement: Judgement) -> Iterator[None]:
+        """The floor rises to the cut and what was judged there is dying: a transaction a step.
+
+        Every member that counts holds the cut.
+        """
+        purge, database = self._purge, self._database
+        self._make_again(purge.come_back(-1))  # a crash came between
+        round_ = purge.round + 1
+        for start in range(0, len(judgement.inodes), ROWS_BATCH_COUNT_MAX):
+            with database.transaction():
+                purge.mark(round_, judgement.inodes[start : start + ROWS_BATCH_COUNT_MAX])
+            yield
+        purge.raise_floor(judgement.cut, round_=round_)
+        more = True
+        while more:
+            with database.transaction():
+                more = purge.unmark_others(ROWS_BATCH_COUNT_MAX)
+            yield
+
+    def forget(self, inodes: Sequence[int], cut: Mapping[Origin, int]) -> int:
+        """Delete all rows of those that are dead and as they were at `cut`; how many that were."""
+        with self._database.transaction():
+            return self._purge.forget(map(InodeId, inodes), cut)
+
+    def forget_strays(self, links: Sequence[int], cut: Mapping[Origin, int]) -> None:
+        """Delete tombstones of links that are not here any more, if they were there at `cut`."""
+        with self._database.transaction():
+            self._purge.forget_strays(map(LinkId, links), cut)
+
+    @property
+    def version(self) -> int:
+        """Changes when a snapshot that is being read has become worth nothing."""
+        return self._purge.version
+
+    def begin_rejoin(self, have: Mapping[Origin, int]) -> Rejoin:
+        """Take a snapshot of a peer that held `have` before its first page.
+
+        Call `stage` for every page, then take every step of `finish_rejoin`.
+        """
+        return Rejoin(
+            self._database,
+            self._local,
+            self._purge,
+            self._again,
+            self._working_set,
+            self.have,
+            have=have,
+        )
+
+    def finish_rejoin(
+        self, rejoin: Rejoin, floor: Mapping[Origin, int], reach: Mapping[Origin, int]
+    ) -> Iterator[None]:
+        """All pages of a peer with this floor are staged: join them. A transaction a step.
+
+        `reach`: what the peer held after the last page. When this has ended the replica holds all
+        that the peer held before the first, and has forgotten what the peer had, but for what
+        somebody changed whom the peer had not heard. It is whole when it holds `reach`.
+        """
+        with self._database.transaction():
+            self._purge.begin_reach(reach)
+        self._purge.raise_floor(floor)
+        yield from rejoin.apply()
+        self.finish_load(rejoin.have)
+        with self._database.transaction():
+            clear(self._database)
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         """Call back after every commit, local or applied, in order."""

@@ -125,8 +125,11 @@ class Pins:
         state = self._link(link)
         parent = self._work.irregular.broken.get(state.inode, state.parent)
         shown = state.name if name is None else name
+        # Rows never name what is dead: it may be about to be forgotten (see `purge`).
+        is_dead = self._work.inode(state.previous).explicit == 0
+        previous = ROOT_INODE if is_dead else state.previous
         self._links[link] = LinkRow(
-            _NOT_STAMPED, link, state.inode, parent, shown, state.previous, state.merge_class
+            _NOT_STAMPED, link, state.inode, parent, shown, previous, state.merge_class
         )
         if self._work.inode(state.inode).siblings > 1:
             self._pin_siblings(state.inode)

@@ -69,6 +69,7 @@ class Replica:
     """A namespace and the oracle's view of its rows."""
 
     def __init__(self, origin: int, world: World, skew_us: int, path: Path | None) -> None:
+        self.number = origin  # stays, whatever the incarnation
         self.origin = Origin(origin)
         self._clock = Clock(world, skew_us)
         self._path = path
