@@ -35,6 +35,8 @@ COUNTERS = frozenset(
 )
 """Keys of figures that only grow; all of `traffic` and all that end in `_total` do."""
 
+PEER_COUNTERS = frozenset({"sent_bytes", "received_bytes", "calls_sent", "calls_served"})
+
 
 class StatusCollector(Collector):
     """Asks for the status whenever metrics are wanted."""
@@ -159,29 +161,15 @@ def _calls(calls: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
 
 def _peers(peers: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     labels = ["peer", "id"]
-    gauges = {
-        key: GaugeMetricFamily(_name(f"dfs_peer_{key}"), text, labels=labels)
-        for key, text in (
-            ("connected", "Whether there is a session with this member."),
-            ("round_trip_s", "Smoothed, of its session."),
-            ("queued_bytes", "Waiting here to be sent to it."),
-            ("capacity_bytes", "What it can store, as it last told."),
-            ("used_bytes", "What it stores, as it last told."),
-        )
-    }
-    counters = {
-        key: CounterMetricFamily(f"dfs_peer_{key}", text, labels=labels)
-        for key, text in (
-            ("sent_bytes", "Sent to it."),
-            ("received_bytes", "Received from it."),
-            ("calls_sent", "Calls it was asked to do."),
-            ("calls_served", "Calls of its that were answered."),
-        )
-    }
-    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {**gauges, **counters}
+    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
     for peer in peers:
-        for key, family in families.items():
-            value = _number(peer[key])
-            if value is not None:
-                family.add_metric([peer["name"], peer["id"][:12]], value)
+        for key, found in peer.items():
+            if not isinstance(found, int | float):
+                continue
+            if key not in families:
+                kind = CounterMetricFamily if key in PEER_COUNTERS else GaugeMetricFamily
+                families[key] = kind(
+                    _name(f"dfs_peer_{key}"), f"peers.{key} of dfs status --json.", labels=labels
+                )
+            families[key].add_metric([peer["name"], peer["id"][:12]], found)
     yield from families.values()

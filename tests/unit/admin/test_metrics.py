@@ -99,6 +99,18 @@ def test_bounds_and_workers() -> None:
     assert found["dfs_worker_figure", ("gc", "looks")] == 2
 
 
+def test_figures_of_peers_have_their_name_and_id() -> None:
+    peer = {"id": "ab" * 32, "name": "b", "addresses": ["x"], "state": "alive", "mount": True}
+    found = metrics({"peers": [{**peer, "round_trip_s": None, "sent_bytes": 7, "rows_to_come": 2}]})
+    del found["dfs_node_info", ("1", "n", "0")]
+    labels = ("b", "abababababab")
+    assert {key: value for key, value in found.items() if key[0].startswith("dfs_peer")} == {
+        ("dfs_peer_mount", labels): 1,
+        ("dfs_peer_sent_bytes_total", labels): 7,
+        ("dfs_peer_rows_to_come", labels): 2,
+    }
+
+
 # -- HTTP -----------------------------------------------------------------------------------------
 
 
