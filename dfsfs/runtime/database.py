@@ -18,6 +18,7 @@ import apsw
 
 from dfsfs.base.errors import Corrupt, DfsError, Full, Misconfigured
 from dfsfs.base.limits import WAL_BYTES_MAX
+from dfsfs.base.units import KIB
 from dfsfs.runtime.figures import Bounds
 
 Row = tuple[Any, ...]
@@ -53,7 +54,8 @@ class Database:
                 "PRAGMA wal_autocheckpoint=0"
             )  # a checkpoint waits for the disk: see checkpoint()
             execute(f"PRAGMA journal_size_limit={WAL_BYTES_MAX}")
-            execute(f"PRAGMA cache_size=-{cache_bytes // 1024}")
+            # What SQLite allocates is some 3 % more than what it counts.
+            execute(f"PRAGMA cache_size=-{cache_bytes * 15 // 16 // KIB}")
             execute("PRAGMA temp_store=MEMORY")
             found = self.value("PRAGMA user_version")
             if found == 0:

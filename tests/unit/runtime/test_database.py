@@ -19,3 +19,20 @@ def test_a_checkpoint_folds_the_log_into_the_database(tmp_path: Path) -> None:
     assert database.wal_bytes() == before  # written over from its start, not longer
     assert database.value("SELECT count(*) FROM t") == 60
     database.close()
+
+
+def test_pages_in_memory_stay_within_the_bound(tmp_path: Path) -> None:
+    """Promise 16. What SQLite needs beside each page is counted, too."""
+    for cache_bytes in (1 << 20, 8 << 20):
+        path = tmp_path / str(cache_bytes)
+        database = Database(path, schema="", version=1, cache_bytes=cache_bytes)
+        database.execute("CREATE TABLE filler (data BLOB)")
+        with database.transaction():
+            for _ in range(3000):
+                database.execute("INSERT INTO filler VALUES (randomblob(4000))")
+        assert len(database.rows("SELECT * FROM filler")) == 3000
+        bounded = database.bounded("x")
+        used, most = bounded["x_pages_bytes"]
+        assert 0.9 * most < used <= most == cache_bytes
+        assert bounded["x_log_bytes"][0] == database.wal_bytes() > 3000 * 4000
+        database.close()
