@@ -73,10 +73,6 @@ class ProcessNode:
     def kill(self) -> None:
         """`kill -9`, and the dead mount taken away."""
         self._signal(signal.SIGKILL)
-        if self._mount:
-            # A thread that makes the kernel forget a name may wait for a lock whose holder waits
-            # for this very process: then it only ends when the connection is aborted (as root).
-            subprocess.run(["umount", "-f", self.path], check=False, capture_output=True)
         self._reap()
 
     def stop(self) -> None:
