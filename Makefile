@@ -20,7 +20,7 @@ DEV_STAMP := $(VENV)/.stamp-dev
 # A test run must end by itself, whatever hangs.
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: help run install dev test check unit sim fuse cluster faults demo bench fmt clean unmount
+.PHONY: help run install dev test check unit sim seeds fuse cluster faults demo bench fmt clean unmount
 
 help: ## What can be made
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -58,6 +58,14 @@ unit: $(DEV_STAMP) ## Fast tests: no mounts, no child clusters
 
 sim: $(DEV_STAMP) ## The deterministic simulation
 	$(PYTEST) tests/sim
+
+SIM_FIRST ?= 1
+SIM_SEEDS ?= 1000
+SIM_SECONDS ?= 40
+SIM_JOBS ?= 1
+
+seeds: $(DEV_STAMP) ## Random lives only: SIM_FIRST=1 SIM_SEEDS=1000 SIM_JOBS=1; goes on past failures
+	$(BIN)/python -m contrib.seeds --first $(SIM_FIRST) --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) --jobs $(SIM_JOBS)
 
 fuse: $(DEV_STAMP) ## Real mounts of one node
 	$(PYTEST) tests/fuse

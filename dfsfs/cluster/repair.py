@@ -28,7 +28,7 @@ from dfsfs.base.limits import (
     REPAIR_SCAN_S,
 )
 from dfsfs.base.types import Digest, NodeId
-from dfsfs.blocks import BlockStore
+from dfsfs.blocks import BlockSource, BlockStore
 from dfsfs.cluster.members import MemberTable
 from dfsfs.cluster.placement import Lack, lack_of, ranked
 from dfsfs.cluster.replicate import Replicator, lacks
@@ -60,6 +60,7 @@ class Repairer:
         self,
         world: World,
         store: BlockStore,
+        source: BlockSource,
         endpoint: Endpoint,
         members: MemberTable,
         replicator: Replicator,
@@ -69,9 +70,13 @@ class Repairer:
         is_unreferenced: Callable[[Digest], bool],
         looked: Callable[[], None] = lambda: None,
     ) -> None:
-        """`rate`: bytes a second; `looked` is called when `shortage` was found anew."""
+        """`source`: where a good copy comes from if that of `store` is bad; it is mended with it.
+
+        `rate`: bytes a second; `looked` is called when `shortage` was found anew.
+        """
         self._world = world
         self._store = store
+        self._source = source
         self._endpoint = endpoint
         self._members = members
         self._replicator = replicator
@@ -263,8 +268,12 @@ class Repairer:
         except NotFound:
             return  # collected meanwhile
         except Corrupt:
-            self._more = True  # scrub and readers mend it; another holder has it, or nobody
-            return
+            # The others leave this block to this node, so it is not left to the next scrub.
+            try:
+                data = await self._source.get(digest)
+            except DfsError:
+                self._more = True  # whoever has it is away, or nobody has
+                return
         if not await self._replicator.copy(digest, data, node, new=False):
             self._more = True
             return

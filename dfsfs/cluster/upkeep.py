@@ -74,6 +74,7 @@ class Upkeep:
         self.repairer = Repairer(
             world,
             store,
+            storage,
             endpoint,
             members,
             replicator,

@@ -239,8 +239,8 @@ def _may_undo(call: Call, verbs: dict[str, int], path: str, one: Call, other: Ca
 def wrong_conflicts(history: History, nodes: Sequence[SimNode]) -> list[str]:
     """Where what `dfs conflicts` lists is not what happened.
 
-    It lists every name that says so and no other, and the two versions are siblings: neither was
-    written by somebody who saw the other.
+    It lists every name that says so and no other, the two versions are two, and there are none if
+    all were connected all the time.
     """
     problems: list[str] = []
     for node in nodes:
@@ -263,12 +263,10 @@ def wrong_conflicts(history: History, nodes: Sequence[SimNode]) -> list[str]:
     for (directory, name), conflict in listed.items():  # the same on all nodes, as trees are
         copy, original = _shown(namespace, directory, name), conflict.original
         other = _shown(namespace, directory, original)
-        if copy is None or other is None:
-            continue
-        if other == copy:
+        if copy is not None and other == copy:
             problems.append(f"{name!r} and {original!r} are the same")
-        if other in history.successors(copy) or copy in history.successors(other):
-            problems.append(f"{name!r} is no conflict: {original!r} was written by who saw it")
+        if not history.separations:
+            problems.append(f"{name!r} is a conflict, though nobody was ever apart")
     return problems
 
 

@@ -77,6 +77,7 @@ class History:
         self.commits: dict[tuple[str, InodeId], list[tuple[int, ContentRef]]] = {}
         """What each node's own calls made of a file, and when."""
         self.broken: list[str] = []  # what was found wrong at once
+        self.separations = 0  # how often two nodes lost each other
         self.lost_states: list[tuple[str, int]] = []
         """A node whose state was lost, or went back in time, and when."""
         self._units: dict[bytes, tuple[int, bytes]] = {}

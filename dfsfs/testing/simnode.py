@@ -6,6 +6,7 @@ its node crashes never returns to its program; it raises `Crashed`.
 """
 
 import os
+import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +19,8 @@ from dfsfs.base.types import EMPTY_CONTENT, ROOT_INODE, ContentRef, InodeId
 from dfsfs.blocks import LocalStorage, MemoryStore
 from dfsfs.config import Config
 from dfsfs.content import ContentWriter
-from dfsfs.net import NodeIdentity
+from dfsfs.net import NodeIdentity, Reply, Request, Session
+from dfsfs.net.handlers import CallHandler
 from dfsfs.node import Node
 from dfsfs.testing.history import Call, History, Observer, Tree, tree_of
 from dfsfs.testing.network import SimTransport
@@ -100,6 +102,23 @@ class SimNode:
             while self._calls:
                 self._idle = trio.Event()
                 await self._idle.wait()
+
+    def reorder(self, seconds: float, dice: random.Random) -> None:
+        """Let each call of a peer wait a while: so calls and messages of one session overtake.
+
+        Nothing promises their order but on one stream of messages, and that is kept.
+        """
+
+        def later(handler: CallHandler) -> CallHandler:
+            async def serve(session: Session, request: Request) -> Reply:
+                await trio.sleep(dice.uniform(0, seconds))
+                reply = handler(session, request)
+                return reply if isinstance(reply, Reply) else await reply
+
+            return serve
+
+        calls = self.node.endpoint._handlers.calls
+        calls.update({method: later(handler) for method, handler in calls.items()})
 
     def end(self) -> None:
         """Cancel this incarnation and the calls it had; orderly unless its doors are frozen."""

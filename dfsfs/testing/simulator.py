@@ -69,6 +69,7 @@ class Simulation:
         self.seed = seed
         self.dice = random.Random(f"{seed}/faults")
         self.history = History()
+        self.reorder_s = 0.0  # answers to calls of peers overtake each other by up to so much
         self._node_type = node_type
         self.network = SimNetwork(random.Random(f"{seed}/network"), profile, scheme="tls")
         self.nodes: list[SimNode] = []
@@ -154,9 +155,11 @@ class Simulation:
         world = SimWorld(f"{self.seed}/{node.name}/{node.incarnation}", skew_s=skew_s)
         transport = self.network.transport(node.name, node.identity.node_id)
         await self._nursery.start(node.live, config, world, transport)
+        if self.reorder_s:
+            node.reorder(self.reorder_s, random.Random(f"{self.seed}/{node.name}/answers"))
         node.node.endpoint.on_session(
             up=lambda session: self._session_changed(node.name, session.peer.name),
-            down=lambda session: self._session_changed(node.name, session.peer.name),
+            down=lambda session: self._session_ended(node.name, session.peer.name),
         )
 
     def crash(self, node: SimNode) -> None:
@@ -238,6 +241,10 @@ class Simulation:
         self.network.slow(node.name, profile if latency_s else None)
 
     # -- who sees whom ------------------------------------------------------------------------
+
+    def _session_ended(self, one: str, other: str) -> None:
+        self.history.separations += 1
+        self._session_changed(one, other)
 
     def _session_changed(self, one: str, other: str) -> None:
         pair = frozenset((one, other))

@@ -10,22 +10,37 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
 from dfsfs.base.errors import DfsError
-from dfsfs.base.limits import CALL_TIMEOUT_S, FETCH_TIMEOUT_S, SESSION_LEASE_S
+from dfsfs.base.limits import CALL_TIMEOUT_S, FETCH_TIMEOUT_S, GC_GRACE_DEFAULT_S, SESSION_LEASE_S
 from dfsfs.base.units import KIB
-from dfsfs.testing import checkers
-from dfsfs.testing.simnode import Crashed, SimNode
+from dfsfs.testing import checkers, copies, faults
+from dfsfs.testing.faults import HARM, Fault, Trouble, run_task
+from dfsfs.testing.simnode import READ_BYTES, Crashed, SimNode
 from dfsfs.testing.simulator import Simulation
 
 DIRECTORIES = ("", "/d", "/e", "/d/f")
 FILES_PER_DIRECTORY = 3
-SETTLE_S = 120.0
+SETTLE_S = 240.0
+SHORT_GRACE_S = 60.0  # longer than any node is away
+STRETCH = 4  # a life with a short grace period is so much longer, with as many calls
+SCRUB_S = 60.0
 CALL_S_MAX = FETCH_TIMEOUT_S + CALL_TIMEOUT_S + 2 * SESSION_LEASE_S
 """Longest any call may take, whatever the peers do (promise 16): one fetch, one put that is not
 answered, one lease."""
+
+FAULTS: dict[str, tuple[float, Fault]] = {
+    "partitions": (15, faults.partition),
+    "crashes": (20, faults.crash),
+    "jumps": (20, faults.jump),
+    "slowness": (30, faults.slow),
+    "stalls": (30, faults.stall),
+    "joins": (60, faults.join),
+}
+"""Each kind of fault, and after how many seconds it comes in a usual mix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,35 +52,49 @@ class Mix:
     replicas: int
     pause_s: float  # between two calls of a program, on average
     together: bool  # programs call at the same instants, so that they meet
+    links: bool  # files may have several names
+    rates: dict[str, float]  # how often a second each kind of fault comes
+    reorder_s: float  # answers to calls overtake each other by up to so much
+    harm: str  # one kind of it, or none
     loss: bool  # in the end one node is lost for good
     skew_s: float
-    partitions: float  # how often a second
-    crashes: float
-    jumps: float
-    slowness: float
+    grace_s: float  # of garbage collection
+    repair_after_s: float
     seconds: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its nodes are told."""
+        return {
+            "replicas": self.replicas,
+            "gc_grace_s": self.grace_s,
+            "repair_after_s": self.repair_after_s,
+            "scrub_period_s": SCRUB_S,
+        }
 
 
 def mix_of(dice: random.Random, seconds: float) -> Mix:
     """Draw a mix; every kind of fault is absent in some of them."""
-
-    def rate(often_s: float) -> float:
-        return dice.choice((0.0, 0.5, 1.0, 2.0)) / often_s
-
     nodes = dice.randint(3, 5)
+    stretch = dice.choice((1, 1, STRETCH))
     return Mix(
         nodes=nodes,
         mounts=dice.randint(2, nodes),
         replicas=dice.randint(2, 3),
-        pause_s=dice.choice((0.05, 0.2, 1.0)),
+        pause_s=dice.choice((0.2, 0.5, 1.0)) * stretch,
         together=dice.random() < 0.5,
+        links=dice.random() < 0.3,
+        rates={
+            name: dice.choice((0.0, 0.5, 1.0, 2.0)) / often_s / stretch
+            for name, (often_s, _) in FAULTS.items()
+        },
+        reorder_s=dice.choice((0.0, 0.0, 0.05, 0.3)),
+        harm=dice.choice(("", "", *HARM)),
         loss=dice.random() < 0.5,
         skew_s=dice.choice((0.0, 0.0, 5.0, 600.0)),
-        partitions=rate(15),
-        crashes=rate(20),
-        jumps=rate(20),
-        slowness=rate(30),
-        seconds=seconds,
+        grace_s=GC_GRACE_DEFAULT_S if stretch == 1 else SHORT_GRACE_S,
+        repair_after_s=dice.choice((20.0, 60.0, 300.0)),
+        seconds=seconds * stretch,
     )
 
 
@@ -76,42 +105,61 @@ async def random_life(sim: Simulation, *, seconds: float = 60.0) -> str:
         AssertionError: a promise was broken.
     """
     mix = mix_of(sim.dice, seconds)
-    nodes = await sim.start_nodes(
-        mix.nodes, mounts=mix.mounts, skew_s=mix.skew_s, replicas=mix.replicas
-    )
+    sim.reorder_s = mix.reorder_s
+    nodes = await sim.start_nodes(mix.nodes, mounts=mix.mounts, skew_s=mix.skew_s, **mix.settings)
     end_s = trio.current_time() + mix.seconds
     async with trio.open_nursery() as nursery:
-        for node in nodes[: mix.mounts]:
+
+        def use(node: SimNode) -> None:
             dice = random.Random(f"{sim.seed}/program/{node.name}")
-            nursery.start_soon(_Program(node, dice, mix).run, end_s)
-        for fault, rate in (
-            (_partition, mix.partitions),
-            (_crash, mix.crashes),
-            (_jump, mix.jumps),
-            (_slow, mix.slowness),
-        ):
-            if rate:
-                dice = random.Random(f"{sim.seed}/{fault.__name__}")
-                nursery.start_soon(_happen, sim, fault, rate, dice, end_s)
+            nursery.start_soon(_Program(sim, node, dice, mix).run, end_s)
+
+        alone = mix.grace_s == SHORT_GRACE_S
+        trouble = Trouble(sim, alone=alone, newcomer=use, settings=mix.settings)
+        for node in nodes[: mix.mounts]:
+            use(node)
+        for name, (_, fault) in FAULTS.items():
+            if mix.rates[name]:
+                dice = random.Random(f"{sim.seed}/{name}")
+                nursery.start_soon(trouble.run, fault, mix.rates[name], dice, end_s)
+        if mix.harm:
+            dice = random.Random(f"{sim.seed}/{mix.harm}")
+            nursery.start_soon(_harm, trouble, HARM[mix.harm], mix, dice)
     assert not sim.history.broken, f"seed {sim.seed}: {sim.history.broken[:5]}"
-    await _recover(sim)
+    await _recover(sim, mix)
     if mix.loss:
-        sim.crash(sim.dice.choice(sim.nodes))
-        await sim.converge(within_s=SETTLE_S)
+        faults.lose(sim, sim.dice.choice(sim.up()))
+        await sim.converge(within_s=mix.repair_after_s + SETTLE_S, restored=True)
         await sim.check()
     return sim.trace
 
 
-async def _recover(sim: Simulation) -> None:
+async def _harm(trouble: Trouble, harm: Fault, mix: Mix, dice: random.Random) -> None:
+    await trio.sleep(dice.uniform(0.1, 0.7) * mix.seconds)
+    await harm(trouble, dice)
+
+
+async def _recover(sim: Simulation, mix: Mix) -> None:
+    """Repair everything, and see that what must become true does."""
     sim.heal()
     for node in sim.nodes:
         sim.slow(node, 0)
-        if not node.up:
+        if not node.up and not node.gone:
             await sim.restart(node)
-    await sim.converge(within_s=SETTLE_S)
+    await sim.converge(within_s=mix.repair_after_s + SETTLE_S, restored=True)
     await sim.check()
     slowest = checkers.slow_calls(sim.history, CALL_S_MAX)
     assert not slowest, f"seed {sim.seed}: {slowest[:5]}"
+    for node in sim.up():
+        found = await run_task(node, "scrub")
+        assert not found["lost"], f"seed {sim.seed}: {node.name} has lost {found['lost']}"
+    if mix.grace_s == SHORT_GRACE_S:
+        # What nobody needs goes, and nothing else.
+        await trio.sleep(4 * mix.grace_s)
+        left = await copies.garbage(sim.up(), sim.needs)
+        assert not left, f"seed {sim.seed}: {left[:5]}"
+        await sim.converge(restored=True)
+        await sim.check()
 
 
 class _Program:
@@ -120,7 +168,8 @@ class _Program:
     The tree is small, so that programs get in each other's way.
     """
 
-    def __init__(self, node: SimNode, dice: random.Random, mix: Mix) -> None:
+    def __init__(self, sim: Simulation, node: SimNode, dice: random.Random, mix: Mix) -> None:
+        self._sim = sim
         self._node = node
         self._dice = dice
         self._mix = mix
@@ -128,12 +177,13 @@ class _Program:
         self._verbs: list[tuple[int, Callable[[], Awaitable[object]]]] = [
             (6, lambda: node.write(self._file(), self._data())),
             (2, lambda: node.create(self._file(), self._data())),
-            (1, lambda: node.append(self._file(), self._data())),
+            (1, lambda: node.append(self._file(), self._data(READ_BYTES - KIB))),
             (1, lambda: node.fsynced(self._file(), self._data())),
             (6, lambda: node.read(self._file())),
             (2, lambda: node.mkdir(self._directory())),
             (1, lambda: node.rmdir(self._directory())),
             (2, lambda: node.unlink(self._file())),
+            (2 * mix.links, lambda: node.link(self._file(), self._file())),
             (2, lambda: node.rename(self._file(), self._file())),
             (1, lambda: node.rename(self._directory(), self._directory())),
         ]
@@ -171,57 +221,9 @@ class _Program:
                 return f"{directory}/{self._dice.choice(names)}"
         return f"{directory}/{self._dice.randrange(FILES_PER_DIRECTORY)}"
 
-    def _data(self) -> bytes:
+    def _data(self, size_max: int = 300 * KIB) -> bytes:
         """Bytes nobody else writes: so a checker knows whose they are."""
         self._written += 1
         label = f"{self._node.name} {self._node.incarnation} {self._written}\n".encode()
-        size = math.floor(math.exp(self._dice.uniform(0, math.log(300 * KIB))))
-        return label + self._dice.randbytes(size)
-
-
-# -- faults ---------------------------------------------------------------------------------------
-
-Fault = Callable[[Simulation, random.Random], Awaitable[None]]
-
-
-async def _happen(
-    sim: Simulation, fault: Fault, rate: float, dice: random.Random, end_s: float
-) -> None:
-    """One kind of fault, again and again, one at a time."""
-    while True:
-        with trio.move_on_at(end_s) as scope:
-            await trio.sleep(dice.expovariate(rate))
-        if scope.cancelled_caught:
-            return
-        await fault(sim, dice)
-
-
-async def _partition(sim: Simulation, dice: random.Random) -> None:
-    nodes = list(sim.nodes)
-    dice.shuffle(nodes)
-    place = dice.randint(1, len(nodes) - 1)
-    sim.partition(nodes[:place], nodes[place:])
-    # Shorter than a lease: nobody notices but who waits. Longer: sessions end.
-    await trio.sleep(dice.choice((0.5, 3.0, 15.0)) * dice.uniform(0.5, 1.5))
-    sim.heal()
-
-
-async def _crash(sim: Simulation, dice: random.Random) -> None:
-    up = sim.up()
-    if not up:
-        return
-    node = dice.choice(up)
-    sim.crash(node)
-    await trio.sleep(dice.choice((0.1, 3.0, 15.0)) * dice.uniform(0.5, 1.5))
-    await sim.restart(node)
-
-
-async def _jump(sim: Simulation, dice: random.Random) -> None:
-    dice.choice(sim.nodes).world.jump(dice.choice((1.0, 60.0, 1200.0)) * dice.uniform(-1, 1))
-
-
-async def _slow(sim: Simulation, dice: random.Random) -> None:
-    node = dice.choice(sim.nodes)
-    sim.slow(node, dice.choice((0.05, 0.3, 1.0)))
-    await trio.sleep(dice.uniform(1, 15))
-    sim.slow(node, 0)
+        size = math.floor(math.exp(self._dice.uniform(0, math.log(size_max))))
+        return self._sim.history.unit(label, self._dice.randbytes(size))

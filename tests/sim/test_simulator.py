@@ -5,29 +5,24 @@ proves nothing by being green.
 """
 
 import os
-import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
-from dfsfs.base.errors import NotFound, Unavailable
+from dfsfs.base.errors import Unavailable
 from dfsfs.base.limits import SESSION_LEASE_S
-from dfsfs.base.types import ROOT_INODE, Buffer, ContentRef, Digest
+from dfsfs.base.types import ROOT_INODE, ContentRef
 from dfsfs.base.units import KIB, NS_PER_S
-from dfsfs.namespace import Batch, Change
-from dfsfs.namespace.rows import encode_rows
-from dfsfs.node import Node
-from dfsfs.runtime import failures_in
 from dfsfs.testing import checkers, copies
+from dfsfs.testing.faults import HARM
 from dfsfs.testing.history import Call, History
 from dfsfs.testing.simnode import Crashed, SimNode
 from dfsfs.testing.simulator import Simulation, simulate
-from dfsfs.testing.workload import mix_of, random_life
+from dfsfs.testing.workload import FAULTS, mix_of, random_life
 from dfsfs.testing.world import EPOCH_NS, SimWorld
 
 SEED = 3
@@ -71,10 +66,11 @@ async def test_stories_run_in_simulated_time(sim: Simulation) -> None:
 
 
 def test_seeds_differ_in_what_they_try() -> None:
-    mixes = [mix_of(Simulation(seed).dice, 60.0) for seed in range(40)]
-    for fault in ("partitions", "crashes", "jumps", "slowness"):
-        absent = sum(not getattr(mix, fault) for mix in mixes)
-        assert 0 < absent < len(mixes), fault
+    mixes = [mix_of(Simulation(seed).dice, 60.0) for seed in range(100)]
+    for name in FAULTS:
+        absent = sum(not mix.rates[name] for mix in mixes)
+        assert 0 < absent < len(mixes), name
+    assert {mix.harm for mix in mixes} == {"", *HARM}
 
 
 # -- its twins ------------------------------------------------------------------------------------
@@ -148,81 +144,6 @@ async def test_it_notices_a_close_that_returns_before_anything_is_stored(sim: Si
     with pytest.raises(AssertionError, match="never committed"):
         sim.no_acknowledged_write_lost()
     assert b.up
-
-
-class Hasty(Node):
-    """A node whose calls return before anybody else has seen what they changed."""
-
-    def _build(self) -> None:
-        super()._build()
-
-        async def at_once(position: int) -> None:
-            await trio.lowlevel.checkpoint()
-
-        self.cluster.publication.visible = at_once  # type: ignore[method-assign]
-
-
-class Forgetful(Node):
-    """A node that loses one in thirty of the changes it hears of, and says nothing."""
-
-    def _build(self) -> None:
-        super()._build()
-        apply = self.namespace.apply
-
-        def lossy(batches: Sequence[Batch]) -> list[Change]:
-            lost = self.world.random.random() < 1 / 30
-            empty = encode_rows([])
-            return apply([replace(batch, rows=empty) if lost else batch for batch in batches])
-
-        self.namespace.apply = lossy  # type: ignore[method-assign]
-
-
-class Leaky(Node):
-    """A node whose store acknowledges blocks and keeps two of three."""
-
-    def _build(self) -> None:
-        super()._build()
-        put = self.store.put
-
-        async def leak(digest: Digest, data: Buffer) -> bool:
-            return digest[-1] % 3 == 0 or await put(digest, data)
-
-        self.store.put = leak  # type: ignore[method-assign]
-
-
-async def _read_after_write(sim: Simulation) -> None:
-    a, b = await sim.start_nodes(2)
-    sim.slow(b, 0.1)
-    for number in range(10):
-        await a.write("/x", b"%d" % number)
-        with suppress(NotFound):
-            await b.read("/x")
-    sim.slow(b, 0)
-    await sim.converge()
-    await sim.check()
-
-
-@pytest.mark.parametrize(
-    ("bug", "scenario", "words"),
-    [
-        (Hasty, _read_after_write, "older than|nothing, not"),
-        (Leaky, _short_life, "is not on|cannot read"),
-        (Forgetful, _short_life, "rows|shows|check"),
-    ],
-)
-def test_it_notices_a_node_that(
-    bug: type[Node], scenario: Callable[[Simulation], Awaitable[object]], words: str
-) -> None:
-    simulate(SEED, scenario)  # without the bug there is nothing to notice
-    said = ""
-    for seed in range(8):
-        try:
-            simulate(seed, scenario, node_type=bug)
-        except* AssertionError as errors:
-            said += " ".join(str(error) for error in failures_in(errors))
-        if re.search(words, said):
-            return
-    raise AssertionError(f"nobody noticed: {said}")
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ import trio
 from dfsfs.base.limits import RETURN_S
 from dfsfs.base.types import ROOT_INODE, Digest
 from dfsfs.base.units import KIB, MIB
+from dfsfs.cluster.placement import ranked
+from dfsfs.testing import faults
 from dfsfs.testing.simnode import SimNode
 from dfsfs.testing.simulator import Simulation
 from dfsfs.vfs import Caller
@@ -198,6 +200,30 @@ async def test_a_lost_node_is_replaced_and_a_returning_one_moves_little(sim: Sim
     counts = [sum(block in stored(n) for n in nodes) for block in held]
     assert set(counts) == {2}
     await sim.converge()
+    await sim.check()
+
+
+@pytest.mark.announce("bad block|is damaged on this disk")
+async def test_a_bad_copy_does_not_hold_up_the_repair_of_others(sim: Simulation) -> None:
+    """Promises 10 and 15: the node that should copy a block finds that its own copy is bad."""
+    nodes = await sim.start_nodes(4, replicas=3, repair_after_s=20.0)
+    await nodes[0].write("/file", some_bytes(200 * KIB))
+    await sim.converge()
+    (block,) = nodes[0].node.store.page(None, 10)
+    order = ranked(block, nodes[0].node.members.candidates)
+    first, second, third, other = sorted(nodes, key=lambda n: order.index(n.identity.node_id))
+    await other.node.store.remove(block)  # it may be the one that wrote it
+    ((segment, position, _),) = faults.place_of(first, block)
+    await sim.stop(first)
+    faults.flip(first, segment, position, 1)
+    await sim.restart(first)
+    await sim.until(sim.all_connected, within_s=30)
+    faults.lose(sim, third)
+    await sim.until(
+        lambda: all(n.node.store.has(block) for n in (first, second, other)),
+        within_s=60,
+        what="three nodes have a good copy again",
+    )
     await sim.check()
 
 

@@ -1,0 +1,86 @@
+"""Random lives of the simulation by the thousand: `make seeds SIM_SEEDS=10000 SIM_JOBS=2`.
+
+Goes on past failures and prints each at once, with what to run to see it again. Exit status 1 if
+there was one. A seed that takes longer than SIM_WALL_S of real time is a failure as well.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import random
+import signal
+import sys
+import time
+from types import FrameType
+
+from dfsfs.runtime import failures_in
+from dfsfs.testing.simulator import simulate
+from dfsfs.testing.workload import mix_of, random_life
+
+REPORT_EVERY = 100
+Outcome = tuple[int, float, str]
+
+
+class _TooLong(BaseException):
+    """Not an Exception: nothing on the way may catch it."""
+
+
+def live(work: tuple[int, float, int]) -> Outcome:
+    """One seed: its number, the CPU seconds it took, and what went wrong."""
+    seed, seconds, wall_s = work
+    begin_s = time.process_time()
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise _TooLong(f"took more than {wall_s} s of real time")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(wall_s)
+    try:
+        simulate(seed, lambda sim: random_life(sim, seconds=seconds))
+        wrong = ""
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        wrong = "; ".join(f"{type(e).__name__}: {e}" for e in failures_in(error)[:3]) or repr(error)
+    finally:
+        signal.alarm(0)
+    return seed, time.process_time() - begin_s, wrong
+
+
+def main() -> int:
+    """Run a range of seeds on some processes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--wall", type=int, default=600)
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    work = [
+        (seed, options.seconds, options.wall)
+        for seed in range(options.first, options.first + options.seeds)
+    ]
+    failed, spent_s, begin_s = [], 0.0, time.monotonic()
+    # A process does not live for ever, so that no seed depends on what ran before.
+    with multiprocessing.Pool(options.jobs, maxtasksperchild=50) as pool:
+        for done, (seed, took_s, wrong) in enumerate(pool.imap_unordered(live, work), 1):
+            spent_s += took_s
+            if wrong:
+                failed.append(seed)
+                mix = mix_of(random.Random(f"{seed}/faults"), options.seconds)
+                print(f"seed {seed} (harm: {mix.harm or 'none'}): {wrong[:1000]}", flush=True)
+            if done % REPORT_EVERY == 0 or done == len(work):
+                print(
+                    f"{done} of {len(work)} seeds, {len(failed)} failed;"
+                    f" {spent_s / done:.2f} CPU s a seed, {time.monotonic() - begin_s:.0f} s",
+                    flush=True,
+                )
+    if failed:
+        print(f"failed: {sorted(failed)}")
+        print(f"again: SIM_FIRST={min(failed)} SIM_SEEDS=1 make sim")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
