@@ -86,7 +86,11 @@ class Operator(Protocol):
         queued_copies (about to be sent from here), missing_copies and missing_bytes, single_blocks
         (on one node only), on_two_nodes and at_factor (true or false), remaining_s (until copied;
         null: not known yet), away, absent and full (names), draining, lost_blocks (block -> paths),
-        short_writes (closes that reached fewer nodes than the write concern), looks
+        short_writes (closes that reached fewer nodes than the write concern), short_files (path and
+        nodes of those that still are on too few; short_count: of all, short_why), looks,
+        looked_s_ago (age of the figures of this node), restored (blocks, bytes and seconds of the
+        last time that copies were missing). on_two_nodes and at_factor are null before the first
+        look
         `coherence`: policy, state (whole, majority, minority), mounts_connected, mounts_known,
         read_only, changes (of the mounts connected), visibility, joining, and counts of leases
         `bounded`: every queue and cache (see doc/operations.md), as [now, most]; 0: bounded by

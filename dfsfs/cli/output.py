@@ -14,6 +14,7 @@ from dfsfs.base.limits import ROWS_COUNTED_MAX
 from dfsfs.base.types import FileKind
 from dfsfs.base.units import GIB, KIB, MIB, TIB
 
+SHORT_NAMED_MAX = 10  # files named in a status for people; JSON has more
 _SUFFIX = {FileKind.DIRECTORY: b"/"}
 
 
@@ -153,14 +154,17 @@ def _replication_lines(replication: dict[str, Any]) -> list[str]:
     missing = replication.get("missing_copies")
     if missing is None:
         return []
+    if replication.get("looks") == 0:
+        return ["copies    not known yet: this node is looking at its blocks"]
     line = "copies    all there" if not missing else f"copies    {missing} missing"
     if missing and (size := replication.get("missing_bytes")):
         line += f" ({byte_text(size)}{_until(replication.get('remaining_s'))})"
     if queued := replication.get("queued_copies", 0):
         line += f", {queued} on their way"
-    if short := replication.get("short_writes"):
-        line += f"; {short} writes reached fewer nodes than the write concern asks"
-    lines = [line]
+    if restored := replication.get("restored"):
+        line += f"; last restored {byte_text(int(restored['bytes']))} in"
+        line += f" {duration_text(restored['seconds'])}"
+    lines = [line, *_short_lines(replication)]
     if single := replication.get("single_blocks"):
         lines.append(f"          {single} blocks are on one node only")
     for what, text in (
@@ -175,6 +179,20 @@ def _replication_lines(replication: dict[str, Any]) -> list[str]:
         lines.append(f"          NO GOOD COPY of {len(lost)} blocks of {', '.join(paths)}")
     if replication.get("draining"):
         lines.append("          this node gives its blocks away (dfs drain)")
+    return lines
+
+
+def _short_lines(replication: dict[str, Any]) -> list[str]:
+    """Files that are on fewer nodes than the write concern asks, and why (promise 8)."""
+    count = replication.get("short_count")
+    if not count:
+        return []
+    why = replication["short_why"]
+    lines = [f"          {count} files are on fewer nodes than the write concern asks: {why}"]
+    named = replication["short_files"][-SHORT_NAMED_MAX:]
+    lines += [f"              {file['path']} (on {file['nodes']})" for file in named]
+    if count > len(named):
+        lines.append(f"              and {count - len(named)} more")
     return lines
 
 

@@ -75,6 +75,7 @@ class Cluster:
         self._settings = settings
         self.publication = Publication(
             concern=settings.concern,
+            copies_possible=lambda: min(settings.copies, members.copies_possible),
             strict=settings.strict,
             waits_for_mounts=settings.waits_for_mounts,
             sync_local=sync_local,
@@ -94,7 +95,7 @@ class Cluster:
             policy=settings.on_partition,
             mounts=mounts,
         )
-        members.watch(lambda member: self._peers_changed())
+        members.watch(self._member_changed)
         self.exchange = Exchange(namespace, self.publication, self.leases, applied=applied)
         self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
         parts = assemble_storage(
@@ -196,9 +197,15 @@ class Cluster:
 
     def _session_down(self, session: Session) -> None:
         self.membership.session_down(session.peer.node)
+        self.replicator.scan_wanted = True  # what is on one node only is known anew
         self._lost[session.peer.node] = session
         if self._sessions is not None:  # else this node ends, and nobody waits any more
             self._sessions.start_soon(self._wait_until_peer_knows, session)
+
+    def _member_changed(self, member: Member) -> None:
+        if member.removed:
+            self.publication.forget(member.node)
+        self._peers_changed()
 
     def _peers_changed(self) -> None:
         self.partition.update()

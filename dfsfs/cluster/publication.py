@@ -66,20 +66,23 @@ class Publication:
         self,
         *,
         concern: int | None,
+        copies_possible: Callable[[], int] = lambda: 1,
         strict: bool,
         waits_for_mounts: bool = True,
         sync_local: Callable[[], Awaitable[None]],
     ) -> None:
-        """`concern`: nodes that must hold a write, None for all in reach.
+        """`concern`: nodes that must hold a write, None for as many as `copies_possible` says.
 
         `waits_for_mounts`: False for `--visibility async`: only the write concern is waited for.
         `sync_local` flushes blocks then rows of this node.
         """
         self._concern = concern
+        self._copies_possible = copies_possible
         self._strict = strict
         self._waits_for_mounts = waits_for_mounts
         self._sync_local = sync_local
         self._peers: dict[NodeId, PeerProgress] = {}
+        self._held: dict[NodeId, int] = {}  # by storing peers, also those that have gone since
         self._waiters: deque[tuple[int, trio.Event]] = deque()
         self.waits = 0
         self.short_writes = 0
@@ -92,6 +95,8 @@ class Publication:
         """From now on calls wait for this peer (it was sent everything up to now)."""
         self._forget(node)
         self._peers[node] = PeerProgress(node, mounts, stores, channel, acknowledged)
+        if stores:
+            self._held[node] = acknowledged
         self._release()
 
     def disconnected(self, node: NodeId) -> None:
@@ -121,6 +126,8 @@ class Publication:
         progress = self._peers.get(node)
         if progress is not None and position > progress.acknowledged:
             progress.acknowledged = position
+            if progress.stores:
+                self._held[node] = position
             self._release()
 
     def block_stored(self, node: NodeId) -> None:
@@ -133,6 +140,18 @@ class Publication:
     def peers(self) -> list[PeerProgress]:
         """Connected peers in node-id order."""
         return [self._peers[node] for node in sorted(self._peers)]
+
+    def forget(self, node: NodeId) -> None:
+        """The peer is no member any more: what it holds does not count."""
+        self._held.pop(node, None)
+
+    def held_by(self, position: int) -> int:
+        """Nodes that are known to hold our rows up to `position`, this one included."""
+        return 1 + sum(held >= position for held in self._held.values())
+
+    def counts(self, node: NodeId) -> bool:
+        """Whether calls wait for this peer now."""
+        return node in self._peers
 
     # -- waiting ------------------------------------------------------------------------------
 
@@ -155,7 +174,7 @@ class Publication:
             DfsError: this node's own disk failed.
         """
         chosen = self._flush_order()
-        wanted = self._wanted()
+        wanted = self.wanted()
         first, rest = chosen[: wanted - 1], chosen[wanted - 1 :]
         synced = 0
         failed: list[DfsError] = []
@@ -223,10 +242,10 @@ class Publication:
                 self._waiters.remove(waiter)
 
     def _check(self, held: int) -> None:
-        if held < self._wanted():
+        if held < self.wanted():
             self.short_writes += 1
             if self._strict:
-                raise Unavailable(f"{held} of {self._wanted()} nodes hold this write")
+                raise Unavailable(f"{held} of {self.wanted()} nodes hold this write")
 
     # -- arithmetic ---------------------------------------------------------------------------
 
@@ -248,13 +267,11 @@ class Publication:
         peer = self._peers.get(node)
         if peer is None or peer.mounts or not self._waits_for_mounts:
             return False
-        return sum(other.mounts for other in self._storing()) >= self._wanted() - 1
+        return sum(other.mounts for other in self._storing()) >= self.wanted() - 1
 
-    def _wanted(self) -> int:
+    def wanted(self) -> int:
         """Nodes, this one included, that should hold a write."""
-        if self._concern is None:
-            return 1 + len(self._storing())
-        return self._concern
+        return self._copies_possible() if self._concern is None else self._concern
 
     def _reach(self) -> int:
         """The highest position that is visible now."""
@@ -267,7 +284,7 @@ class Publication:
             default=1 << 63,
         )
         storing = sorted((peer.acknowledged for peer in self._storing()), reverse=True)
-        others = min(self._wanted() - 1, len(storing))
+        others = min(self.wanted() - 1, len(storing))
         if others > 0:
             reach = min(reach, storing[others - 1])
         return reach

@@ -7,12 +7,14 @@ a look finds missing is counted first, for `dfs status`, and then copied at `--r
 walking the store again. Nothing of this needs to survive a restart: what was copied is found there.
 
 A look is due at start, when placement changed (a node joined, left, became absent or full), when a
-session came up, when the queue of fresh copies had to forget something, and every `REPAIR_SCAN_S`.
+session came up or ended, when the queue of fresh copies had to forget something, and every
+`REPAIR_SCAN_S`.
 
 Blocks that garbage collection has found unreferenced are left out: copying them would bring them
 back to nodes that have already let them go.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from dfsfs.base.limits import (
     REPAIR_COPIES_MAX,
     REPAIR_PATIENCE_S,
     REPAIR_SCAN_S,
+    REPAIR_TOLD_S,
 )
 from dfsfs.base.types import Digest, NodeId
 from dfsfs.blocks import BlockSource, BlockStore
@@ -34,6 +37,8 @@ from dfsfs.cluster.placement import Lack, lack_of, ranked
 from dfsfs.cluster.replicate import Replicator, lacks
 from dfsfs.net import Endpoint
 from dfsfs.runtime import Pace, WorkerStatus, World
+
+log = logging.getLogger(__name__)
 
 PAGE = OFFER_COUNT_MAX
 IDLE_S = 1.0
@@ -94,6 +99,10 @@ class Repairer:
         self._begun_bytes = 0
         self._more = False  # something that was missing could not be copied
         self.shortage = _NOTHING
+        self._looked_at_s = 0.0
+        self._told_at_s = 0.0
+        self._restoring: tuple[float, int, int] | None = None  # since when; copied until then
+        self.restored: dict[str, float] | None = None  # the last time that copies were missing
         self.looks = 0
         self.copied_blocks = 0
         self.copied_bytes = 0
@@ -134,6 +143,9 @@ class Repairer:
             else:
                 await self._copy_page(lacks)
                 self._show()
+                if self._world.now_s() - self._told_at_s >= REPAIR_TOLD_S:
+                    self._told_at_s = self._world.now_s()
+                    self._looked()
             return 0.0
         self._end_phase()
         return 0.0 if self._phase == "copying" else IDLE_S
@@ -160,10 +172,12 @@ class Repairer:
         if self._phase == "looking":
             self.shortage = self._finding
             self.looks += 1
+            self._looked_at_s = now_s
             self.status.figures["scans"] = self.looks
             self._begun_at_s, self._begun_bytes = now_s, self.shortage.missing_bytes
             self._phase = "copying" if self.shortage.missing_copies else "idle"
             self._more = False
+            self._note_restored(now_s)
         else:
             self._phase = "idle"
             # What was copied is to be counted again, and what could not be, tried again.
@@ -173,6 +187,29 @@ class Repairer:
         self.status.doing = "copying what is missing" if self._phase == "copying" else "idle"
         self._show()
         self._looked()
+
+    def _note_restored(self, now_s: float) -> None:
+        """Say how long it took, when a look finds that nothing is missing any more."""
+        if self._phase == "copying":
+            self._restoring = self._restoring or (now_s, self.copied_blocks, self.copied_bytes)
+        elif self._restoring is not None:
+            since_s, blocks, size_bytes = self._restoring
+            self.restored = {
+                "blocks": self.copied_blocks - blocks,
+                "bytes": self.copied_bytes - size_bytes,
+                "seconds": now_s - since_s,
+            }
+            self._restoring = None
+            log.info(
+                "all copies are there again: %(blocks)d blocks, %(bytes)d bytes were copied in"
+                " %(seconds).1f s",
+                self.restored,
+            )
+
+    @property
+    def looked_s_ago(self) -> float | None:
+        """How old `shortage` is; None before the first look."""
+        return self._world.now_s() - self._looked_at_s if self.looks else None
 
     def _show(self) -> None:
         self.status.figures["missing_copies"] = self.shortage.missing_copies

@@ -9,6 +9,7 @@ queue is memory only: what it forgets (a crash, an overflow) `repair` finds by c
 """
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -72,6 +73,7 @@ class Replicator:
         self.copied_blocks = 0
         self.copied_bytes = 0
         self.short_blocks = 0
+        self.fell_short_at_s = -math.inf  # when a block reached fewer nodes than asked
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Host the copies: those that writes wait for, and the background ones."""
@@ -116,7 +118,7 @@ class Replicator:
         # every peer that took one.
         reachable.sort(key=lambda node: (node not in home, node not in flight.peers))
         if self._concern is None:
-            wanted = sum(node in self._endpoint.sessions for node in home if node != own)
+            wanted = sum(node != own for node in home)
         else:
             wanted = min(self._concern - 1, len(others))
         if wanted > 0 and reachable and self._nursery is not None:
@@ -172,6 +174,7 @@ class Replicator:
 
     def _fell_short(self, flight: "_Flight") -> None:
         self.short_blocks += 1
+        self.fell_short_at_s = self.world.now_s()
         self.scan_wanted = True  # so that it is known how many there are
         flight.short += 1
 

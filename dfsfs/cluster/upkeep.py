@@ -14,12 +14,14 @@ from dfsfs.blocks import BlockStore
 from dfsfs.cluster.drain import Drain, is_draining
 from dfsfs.cluster.fsck import Checker
 from dfsfs.cluster.gc import Collector, ContentsInUse
+from dfsfs.cluster.members import Member
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.publication import Publication
 from dfsfs.cluster.repair import Repairer
 from dfsfs.cluster.replicate import Replicator
 from dfsfs.cluster.scrub import Scrubber
 from dfsfs.cluster.settings import ClusterSettings
+from dfsfs.cluster.short import ShortFiles
 from dfsfs.cluster.storage import ClusterStorage
 from dfsfs.namespace import Namespace
 from dfsfs.net import Endpoint
@@ -58,6 +60,7 @@ class Upkeep:
         self._replicator = replicator
         self._publication = publication
         self._copies = settings.copies
+        self._repair_rate = settings.repair_rate
         self._check_namespace = check_namespace
         self.collector = Collector(
             world,
@@ -86,6 +89,17 @@ class Upkeep:
         self.scrubber = Scrubber(
             world, namespace, store, storage, members, period_s=settings.scrub_period_s
         )
+        self._short = ShortFiles(
+            world,
+            namespace,
+            store,
+            endpoint,
+            members,
+            publication,
+            replicator,
+            storage,
+            is_whole=lambda: self.repairer.looks > 0 and not self.repairer.shortage.short_blocks,
+        )
         self._drain = Drain(
             members, namespace, publication, self.repairer, announce=membership.announce
         )
@@ -93,7 +107,7 @@ class Upkeep:
     @property
     def workers(self) -> list[Worker]:
         """What runs in the background."""
-        return [self.repairer, self.collector, self.scrubber]
+        return [self.repairer, self.collector, self.scrubber, self._short]
 
     def _looked(self) -> None:
         """What this node's blocks lack is known anew: tell the others."""
@@ -144,28 +158,46 @@ class Upkeep:
         others = [m for m in self._members.current() if m.node != self._members.own]
         return self.repairer.shortage.single_blocks if others else 0
 
+    def _remaining_s(self, told: list[Member]) -> float | None:
+        """Until all nodes have copied what they should; of others their pace is not known."""
+        own_s = self.repairer.remaining_s
+        theirs_s = max((member.missing_bytes / self._repair_rate for member in told), default=0.0)
+        return None if own_s is None else max(own_s, theirs_s)
+
     def replication(self) -> Report:
         """What `dfs status` says of copies: of the whole network, as its nodes last told."""
         own = self.repairer.shortage
         others = [m for m in self._members.current() if m.node != self._members.own]
-        missing = own.missing_copies + sum(member.missing_copies for member in others)
-        single = own.single_blocks + sum(member.single_blocks for member in others)
-        away = [m.name for m in others if m.node not in self._endpoint.sessions]
+        # What a node that is away has told last is not true any more; the others look after it.
+        told = [m for m in others if m.node in self._endpoint.sessions]
+        missing = own.missing_copies + sum(member.missing_copies for member in told)
+        single = own.single_blocks + sum(member.single_blocks for member in told)
+        away = [m.name for m in others if m not in told]
+        looked = self.repairer.looks > 0
+        short = self._short.report()
+        queued = self._replicator.pending
         absent = [m.name for m in others if m.node in self._members.absent]
         enough = len(self._members.candidates) >= min(self._copies, self._members.copies_possible)
         return {
-            "queued_copies": self._replicator.pending,
+            "queued_copies": queued,
             "missing_copies": missing,
-            "missing_bytes": own.missing_bytes + sum(m.missing_bytes for m in others),
+            "missing_bytes": own.missing_bytes + sum(m.missing_bytes for m in told),
             "single_blocks": single,
-            "on_two_nodes": bool(others) and not single,
-            "at_factor": not missing and enough and not set(away) - set(absent),
-            "remaining_s": self.repairer.remaining_s,
+            "on_two_nodes": bool(others) and not single and not short["short_count"]
+            if looked
+            else None,
+            "at_factor": not missing and not queued and enough and not set(away) - set(absent)
+            if looked
+            else None,
+            "remaining_s": self._remaining_s(told),
+            "looked_s_ago": self.repairer.looked_s_ago,
+            "restored": self.repairer.restored,
             "away": away,
             "absent": absent,
             "full": [member.name for member in others if member.full],
             "draining": is_draining(self._members),
             "lost_blocks": self.scrubber.lost,
             "short_writes": self._publication.short_writes,
+            **short,
             "looks": self.repairer.looks,
         }

@@ -11,6 +11,7 @@ true when the kernel gets it; a verb that waited fetches its result again if any
 Other commits of this node (peers' changes, the library API) reach the kernel through `changed`.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from dfsfs.base.errors import (
     NotPermitted,
     NotSupported,
     Stale,
+    Unavailable,
 )
 from dfsfs.base.limits import BLOCK_SHIFT_DEFAULT, NAME_BYTES_MAX, WRITE_BUFFER_BYTES_MAX
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
@@ -578,10 +580,14 @@ class Filesystem:
             self._expected = None
 
     async def _publish(self, *inodes: InodeId) -> None:
-        """Wait until what was just committed is visible; the kernel has locked `inodes`."""
+        """Wait until what was just committed is visible; the kernel has locked `inodes`.
+
+        It is done: a strict write concern is for close and fsync, a name that was made is no error.
+        """
         self._kernel.begin(inodes)
         try:
-            await self._publication.visible(self._namespace.position)
+            with contextlib.suppress(Unavailable):
+                await self._publication.visible(self._namespace.position)
         finally:
             self._kernel.end(inodes)
 

@@ -303,6 +303,6 @@ def test_stopping_the_last_holder_of_anything_warns(network: ProcessNetwork) -> 
     wait_until(lambda: replication(a)["single_blocks"] > 0)
     assert not replication(a)["on_two_nodes"]
     assert replication(a)["short_writes"] > 0
-    assert "writes reached fewer nodes" in good(dfs(a, "status"))
+    assert "file (on 1)" in good(dfs(a, "status"))
     a.stop()
     assert "the only one in reach that holds" in a.log.read_text()

@@ -87,7 +87,13 @@ STATUS = {
         "capacity_bytes": 1 << 30,
     },
     "files": {"files": 3, "directories": 2, "bytes": 4096},
-    "replication": {"queued_copies": 1, "missing_copies": 4, "short_writes": 2},
+    "replication": {
+        "queued_copies": 1,
+        "missing_copies": 4,
+        "short_count": 2,
+        "short_why": "not reached: b",
+        "short_files": [{"path": "x", "nodes": 1}],
+    },
     "workers": [{"name": "repair", "failures": 1, "last_failure": "no peers"}],
 }
 
@@ -103,7 +109,9 @@ def test_status_answers_the_questions() -> None:
         "3 files",
         "4 missing",
         "1 on their way",
-        "2 writes reached fewer",
+        "2 files are on fewer nodes than the write concern asks: not reached: b",
+        "x (on 1)",
+        "and 1 more",
         "right",
         "alive, more than 100000 rows to come, 17 rows to send",
         "0.12 ms",

@@ -94,12 +94,19 @@ async def test_storage_peers_count_for_the_concern_only() -> None:
 
 
 async def test_concern_all_waits_for_all() -> None:
-    p = publication(Disk(), None)
+    p = Publication(
+        concern=None, copies_possible=lambda: 3, strict=True, sync_local=Disk().sync_local
+    )
     connect(p, A, acknowledged=9)
     connect(p, B)
     assert not await returns(p, 9)
     p.acknowledged(B, 9)
     assert await returns(p, 9)
+    p.disconnected(B)
+    assert p.held_by(9) == 3
+    p.acknowledged(A, 10)
+    with pytest.raises(Unavailable):  # not: all who happen to be there
+        await p.visible(10)
 
 
 async def test_concern_one_does_not_wait_for_storage() -> None:
