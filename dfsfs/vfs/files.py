@@ -27,7 +27,6 @@ from dfsfs.base.limits import (
     NODE_CACHE_BYTES_MAX,
     PATCHES_BYTES_MAX,
     PATCHES_CLOSED_BYTES_MAX,
-    READER_SETTLE_S,
     RELATIME_S,
     SHARED_FILE_S,
     SHARED_FILES_MAX,
@@ -257,7 +256,7 @@ class Files:
             handle.end_s = self._world.now_s()
             self.readers.released()
             if file.cached is not file.content:
-                self._background.start_soon(self._advance_later, file)
+                self.readers.advance_later(file, self._background, self._advance)
         return reader
 
     def _note_end(self, handle: FileHandle, offset: int, size: int) -> None:
@@ -281,10 +280,6 @@ class Files:
             return file.content
         self._advance(file)
         return file.cached
-
-    async def _advance_later(self, file: OpenFile) -> None:
-        await trio.sleep(READER_SETTLE_S)
-        self._advance(file)
 
     async def _correct_size(self, inode: InodeId) -> None:
         self._kernel.attributes_changed(inode)
@@ -559,7 +554,7 @@ class Files:
                 self.note_shared(inode)
                 if not local and file.buffer is None:
                     self.readers.hold(file)
-                self._background.start_soon(self._advance_later, file)
+                self.readers.advance_later(file, self._background, self._advance)
 
     def note_shared(self, inode: InodeId) -> None:
         """Have those who open this file from now on bypass the page cache, for a while."""

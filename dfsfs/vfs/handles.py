@@ -46,6 +46,7 @@ class OpenFile:
         "inode",
         "mtime_ns",
         "privileged",
+        "settles_at_s",
         "unlinked",
     )
 
@@ -58,6 +59,7 @@ class OpenFile:
         self.base = content  # what `buffer` was made of, or committed last
         self.committed = 0  # `buffer.sequence` that the namespace and the mounts have seen
         self.mtime_ns = 0  # of the buffer's last change
+        self.settles_at_s: float | None = None  # when `Readers` lets the page cache go on
         self.unlinked = False
         self.atime_due = True
         self.capable = True  # may have security.capability, for all we know

@@ -11,11 +11,11 @@ Owned by the filesystem; sync but for `settled`.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
-from dfsfs.base.limits import READER_PATIENCE_S
+from dfsfs.base.limits import READER_PATIENCE_S, READER_SETTLE_S
 from dfsfs.base.types import InodeId
 from dfsfs.runtime import World
 from dfsfs.vfs.handles import FileHandle, OpenFile
@@ -36,6 +36,25 @@ class Readers:
         """The content was changed elsewhere: keep its size back if somebody is in the middle."""
         if any(self._patience_s(handle) > 0 for handle in file.handles):
             self._held[file.inode] = file
+
+    def advance_later(
+        self, file: OpenFile, nursery: trio.Nursery, advance: Callable[[OpenFile], None]
+    ) -> None:
+        """Call `advance` when those who are at its end will have seen it; once, however often."""
+        waiting = file.settles_at_s is not None
+        file.settles_at_s = self._world.now_s() + READER_SETTLE_S
+        if not waiting:
+            nursery.start_soon(self._advance_later, file, advance)
+
+    async def _advance_later(self, file: OpenFile, advance: Callable[[OpenFile], None]) -> None:
+        # Every further change puts it off, and tries by itself (`Files.changed`).
+        while True:
+            wait_s = (file.settles_at_s or 0.0) - self._world.now_s()
+            if wait_s <= 0:
+                break
+            await trio.sleep(wait_s)
+        file.settles_at_s = None
+        advance(file)
 
     def size_of(self, file: OpenFile) -> int | None:
         """The size that is still shown of a file that is held back."""

@@ -287,6 +287,28 @@ async def test_versions_of_readers(bench: Bench, autojump_clock: trio.testing.Mo
         await fs.release(handle.number)
 
 
+async def test_a_file_that_changes_often_has_one_task_that_waits_for_its_readers(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Promise 16: as `tail -f` of what another mount appends to."""
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"o" * 10 * BLOCK)
+    bench.pull()
+    reader = await fs.open(inode, os.O_RDONLY, ROOT)
+    assert await fs.read(reader.number, 0, 10 * BLOCK)
+    before = trio.lowlevel.current_statistics().tasks_living
+    for turn in range(100):
+        await _write_elsewhere(bench, inode, b"%d" % turn * 10 * BLOCK)
+        await trio.sleep(READER_SETTLE_S / 200)
+    assert trio.lowlevel.current_statistics().tasks_living <= before + 1
+    bench.kernel.take()
+    await trio.sleep(READER_SETTLE_S * 2)
+    assert ("pages", inode, True) in bench.kernel.take()
+    assert bytes(await fs.read(reader.number, 0, 4)) == b"9999"
+    await fs.release(reader.number)
+    assert trio.lowlevel.current_statistics().tasks_living <= before
+
+
 async def test_the_page_cache_is_given_up_with_the_last_reader_of_an_old_version(
     bench: Bench, autojump_clock: trio.testing.MockClock
 ) -> None:
