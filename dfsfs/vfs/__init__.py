@@ -5,7 +5,7 @@
 
 from dfsfs.vfs.attributes import Caller, SetAttributes
 from dfsfs.vfs.files import Opened
-from dfsfs.vfs.filesystem import VIRTUAL_XATTR_PREFIX, Filesystem
+from dfsfs.vfs.filesystem import Filesystem
 from dfsfs.vfs.handles import DirectoryEntry
 from dfsfs.vfs.interface import (
     FileFacts,
@@ -16,6 +16,7 @@ from dfsfs.vfs.interface import (
     Statistics,
 )
 from dfsfs.vfs.local import LocalFacts, LocalPublication, NoKernel, NoLeases
+from dfsfs.vfs.xattrs import VIRTUAL_XATTR_PREFIX
 
 __all__ = [
     "VIRTUAL_XATTR_PREFIX",

@@ -27,8 +27,6 @@ from dfsfs.base.errors import (
     NoAttribute,
     NotDirectory,
     NotFound,
-    NotPermitted,
-    NotSupported,
     Stale,
     Unavailable,
 )
@@ -54,14 +52,10 @@ from dfsfs.vfs.kernel import EntryName, KernelView
 from dfsfs.vfs.leasing import Leasing
 from dfsfs.vfs.local import NO_LEASES, NoKernel
 from dfsfs.vfs.privileges import CAPABILITY
+from dfsfs.vfs.xattrs import KEY_XATTR, REPLICAS_XATTR, check_name, check_writable
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-KEY_XATTR = b"user.dfs.key"
-REPLICAS_XATTR = b"user.dfs.replicas"
-VIRTUAL_XATTR_PREFIX = b"user.dfs."
-_XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
 
 
 class Filesystem:
@@ -351,7 +345,7 @@ class Filesystem:
         """
         if name == CAPABILITY:
             return self._files.capability(inode)
-        self._check_xattr_name(name)
+        check_name(name)
         return self._namespace.get_xattr(inode, name)
 
     async def virtual_xattr(self, inode: InodeId, name: bytes) -> bytes:
@@ -390,7 +384,7 @@ class Filesystem:
         Raises:
             NotSupported: a namespace dfsfs does not keep. NotPermitted: a virtual attribute.
         """
-        self._check_xattr_writable(name)
+        check_writable(name)
         await self._leasing.one(inode)
         self._own((), self._namespace.set_xattr, inode, name, value, create=create, replace=replace)
         if name == CAPABILITY:
@@ -403,21 +397,10 @@ class Filesystem:
         Raises:
             NoAttribute: not set. NotPermitted: a virtual attribute.
         """
-        self._check_xattr_writable(name)
+        check_writable(name)
         await self._leasing.one(inode)
         self._own((), self._namespace.remove_xattr, inode, name)
         await self._publish(inode)
-
-    def _check_xattr_name(self, name: bytes) -> None:
-        if not name.startswith(_XATTR_PREFIXES):
-            raise NotSupported("no such attribute namespace")
-        if name in _XATTR_PREFIXES:
-            raise Invalid("an attribute without a name")
-
-    def _check_xattr_writable(self, name: bytes) -> None:
-        self._check_xattr_name(name)
-        if name.startswith(VIRTUAL_XATTR_PREFIX):
-            raise NotPermitted("a virtual attribute")
 
     # -- directories --------------------------------------------------------------------------
 
