@@ -242,6 +242,7 @@ class Node:
         kind = self._known_digest() or config.digest
         if not config.bootstrap and self._known_digest() is None:
             self._remember_digest(kind)
+            self.namespace.own_root(os.geteuid(), os.getegid(), self.world.wall_ns())
         self._sync = GroupCommit(self._flush)
         self.cluster = Cluster(
             self.world,

@@ -74,9 +74,10 @@ async def serve(
     try:
         pyfuse3.init(operations, str(mountpoint), mount_options(options))
     except RuntimeError as error:
-        raise Misconfigured(
-            f"cannot mount at {mountpoint}: {error} (is /dev/fuse there, and fuse3 installed?)"
-        ) from error
+        hint = "is /dev/fuse there and open to you, and fuse3 installed?"
+        if os.geteuid() != 0 and options & {"allow_other", "allow_root"}:
+            hint = "does /etc/fuse.conf say user_allow_other?"
+        raise Misconfigured(f"cannot mount at {mountpoint}: {error} ({hint})") from error
     watchdog = Watchdog()
     try:
         connection = await trio.to_thread.run_sync(connection_of, mountpoint)

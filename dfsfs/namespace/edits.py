@@ -15,9 +15,10 @@ from dfsfs.base.limits import (
     XATTR_NAME_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
 )
-from dfsfs.base.types import ContentRef, FileKind, InodeId, Stamp
+from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId, Stamp
+from dfsfs.namespace.conflicts import siblings
 from dfsfs.namespace.local import LocalState
-from dfsfs.namespace.pins import seen_vector
+from dfsfs.namespace.pins import Pins, seen_vector
 from dfsfs.namespace.quick import Quick
 from dfsfs.namespace.reading import Reader, read_private
 from dfsfs.namespace.rows import AttributeRow, ContentRow, Field, Row, pack_owner
@@ -25,6 +26,9 @@ from dfsfs.namespace.types import AttributeChanges, Inode
 from dfsfs.namespace.verbs import pin
 from dfsfs.namespace.working import Irregular, read_slots
 from dfsfs.runtime import Database
+
+# A conflict copy that the view makes up shows the attributes of its file.
+_SHOWN_LIKE = "coalesce((SELECT original FROM copy WHERE inode=?1), ?1)"
 
 
 class Edits:
@@ -78,12 +82,21 @@ class Edits:
         self, found: Inode, content: ContentRef, mtime_ns: int, seen: ContentRef
     ) -> Inode:
         """A version made from `seen`, which is not what the file has by now: both stay."""
+        origin = self._local.origin
         with self._local.transaction() as transaction:
+            slots = read_slots(self._database, found.inode)
+            rows: list[Row] = []
+            own = slots.get(origin)
+            if own is not None and own.content != seen and own in siblings(slots) and found.nlink:
+                # A writer has one row for each file, and this one is about to be replaced.
+                pins = Pins(transaction.work, self._reader, origin)
+                pins.pin_version(found.inode, own, self._local.name_of(origin))
+                rows = pins.rows(transaction.stamp())
+            vector = seen_vector(slot for slot in slots.values() if slot.content == seen)
+            vector.pop(origin, None)
             stamp = transaction.stamp()
-            slots = read_slots(self._database, found.inode).values()
-            vector = seen_vector(slot for slot in slots if slot.content == seen)
-            vector.pop(self._local.origin, None)
-            transaction.join([ContentRow(stamp, found.inode, content, mtime_ns, vector, stamp)])
+            rows.append(ContentRow(stamp, found.inode, content, mtime_ns, vector, stamp))
+            transaction.join(rows)
         return self._reader.get(found.inode)
 
     # -- attributes ---------------------------------------------------------------------------
@@ -111,6 +124,18 @@ class Edits:
             return self._quick.set_attributes(found, fields)
         self._set(inode, fields)
         return self._reader.get(inode)
+
+    def own_root(self, uid: int, gid: int, now_ns: int) -> None:
+        """The root of a new network; see Namespace.own_root."""
+        with self._local.transaction() as transaction:
+            stamp = Stamp(1, self._local.origin)  # whatever anybody else says of the root is newer
+            transaction.join(
+                [
+                    AttributeRow(stamp, ROOT_INODE, Field.OWNER, pack_owner(uid, gid)),
+                    AttributeRow(stamp, ROOT_INODE, Field.ATIME, now_ns),
+                    AttributeRow(stamp, ROOT_INODE, Field.MTIME, now_ns),
+                ]
+            )
 
     def _set(
         self,
@@ -151,8 +176,8 @@ class Edits:
             if private is not None:
                 return sorted(private["xattrs"])
         rows = self._database.rows(
-            "SELECT field FROM attribute WHERE inode=? AND field>=x'' AND value IS NOT NULL"
-            " ORDER BY field",
+            f"SELECT field FROM attribute WHERE inode={_SHOWN_LIKE} AND field>=x''"
+            " AND value IS NOT NULL ORDER BY field",
             (inode,),
         )
         return [name for (name,) in rows]
@@ -202,14 +227,14 @@ class Edits:
             if private is not None:
                 return private["xattrs"].get(name)  # type: ignore[no-any-return]  # as it was saved
         return self._database.value(  # type: ignore[no-any-return]  # the column's type
-            "SELECT value FROM attribute WHERE inode=? AND field=?", (inode, name)
+            f"SELECT value FROM attribute WHERE inode={_SHOWN_LIKE} AND field=?2", (inode, name)
         )
 
     def _xattr_bytes(self, inode: InodeId) -> int:
         inode = self._irregular.representative(inode)
         total = self._database.value(
             "SELECT sum(length(field) + length(value)) FROM attribute"
-            " WHERE inode=? AND field>=x'' AND value IS NOT NULL",
+            f" WHERE inode={_SHOWN_LIKE} AND field>=x'' AND value IS NOT NULL",
             (inode,),
         )
         return total or 0

@@ -81,6 +81,10 @@ class LocalState:
         """Call back after every commit."""
         self._subscribers.append(callback)
 
+    def name_of(self, origin: Origin) -> str:
+        """What conflict names call a writer."""
+        return self._node_name(origin)
+
     def new_id(self) -> InodeId:
         """A number no inode and no link ever had."""
         self._counter += 1

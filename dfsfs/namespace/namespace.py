@@ -236,6 +236,11 @@ class Namespace:
         """
         return self._edits.set_attributes(inode, changes)
 
+    def own_root(self, uid: int, gid: int, now_ns: int) -> None:
+        """Who founds a network owns its root, made now; nothing if anything is known already."""
+        if not self.have():
+            self._edits.own_root(uid, gid, now_ns)
+
     def get_xattr(self, inode: InodeId, name: bytes) -> bytes:
         """The value of an extended attribute.
 

@@ -13,17 +13,18 @@ from collections.abc import Container, Iterable
 
 from dfsfs.base.types import ROOT_INODE, InodeId, LinkId, Origin, Stamp
 from dfsfs.crdt import join
-from dfsfs.namespace.conflicts import Shown, Slot, siblings
+from dfsfs.namespace.conflicts import Shown, Slot, conflict_names, copy_inode, siblings
 from dfsfs.namespace.reading import Found, Reader
 from dfsfs.namespace.rows import (
     CLASS_MOVED,
+    AttributeRow,
     ContentRow,
     LinkRow,
     NodeRow,
     Row,
     TombstoneRow,
 )
-from dfsfs.namespace.slots import resolve_slot, slot_links
+from dfsfs.namespace.slots import home_link, resolve_slot, slot_links
 from dfsfs.namespace.working import HIDDEN, LOSER, LinkState, WorkingSet
 
 _NOT_STAMPED = Stamp(0, Origin(0))
@@ -40,6 +41,7 @@ class Pins:
         self._removed: dict[LinkId, None] = {}
         self._contents: dict[InodeId, ContentRow] = {}
         self._nodes: dict[InodeId, NodeRow] = {}
+        self._attributes: list[AttributeRow] = []
 
     def rows(self, stamp: Stamp) -> list[Row]:
         """All pins, stamped; empty if what was touched is explicit already."""
@@ -48,6 +50,7 @@ class Pins:
         rows: list[Row] = [row._replace(stamp=stamp) for row in self._nodes.values()]
         rows += [row._replace(stamp=stamp) for row in self._links.values()]
         rows += [row._replace(stamp=stamp) for row in self._contents.values()]
+        rows += [row._replace(stamp=stamp) for row in self._attributes]
         added = {row.inode for row in self._links.values() if self._work.link(row.link) is None}
         return rows + removals(
             self._work, stamp, self._removed, written=self._contents, added=added
@@ -117,6 +120,24 @@ class Pins:
         assert original is not None
         self.pin_file(original)
 
+    def pin_version(self, inode: InodeId, slot: Slot, writer: str) -> None:
+        """A version of a file becomes a conflict copy, whether it is one now or what is shown."""
+        copy = copy_inode(inode, slot.dot)
+        link = home_link(self._work, inode)
+        assert link is not None
+        assert link.directory is not None
+        self.pin_directory(link.directory)
+        name: bytes | None = self._work.database.value(
+            "SELECT name FROM alias WHERE link=?", (copy,)
+        )
+        if name is None:
+            name = next(
+                name
+                for name in conflict_names(self._shown_name(link), slot.dot, writer)
+                if self._reader.find(link.directory, name) is None
+            )
+        self._make_copy(copy, inode, link.directory, name, slot)
+
     # -- the parts ----------------------------------------------------------------------------
 
     def _pin_link(self, link: LinkId, name: bytes | None = None) -> None:
@@ -147,26 +168,35 @@ class Pins:
             _NOT_STAMPED, inode, shown.content, shown.mtime_ns, vector, shown.dot
         )
         self._pin_names(inode)
-        for copy, directory, time, origin in work.database.rows(
-            "SELECT inode, directory, time, origin FROM copy WHERE original=? ORDER BY inode",
-            (inode,),
+        for copy, directory, writer in work.database.rows(
+            "SELECT inode, directory, writer FROM copy WHERE original=? ORDER BY inode", (inode,)
         ):
             self.pin_directory(directory)
-            self._make_copy(copy, directory, Stamp(time, origin))
+            self._make_copy(copy, inode, directory, self._alias(LinkId(copy)), slots[writer])
 
-    def _make_copy(self, inode: InodeId, directory: InodeId, dot: Stamp) -> None:
+    def _make_copy(
+        self, copy: InodeId, inode: InodeId, directory: InodeId, name: bytes, slot: Slot
+    ) -> None:
+        """Content `slot` of `inode` becomes the file `copy`, in all else like `inode`."""
         seen = self._reader.get(inode)
-        name = self._alias(LinkId(inode))
-        self._nodes[inode] = NodeRow(
-            _NOT_STAMPED, inode, seen.kind, seen.mode, seen.uid, seen.gid, 0, b""
+        self._nodes[copy] = NodeRow(
+            _NOT_STAMPED, copy, seen.kind, seen.mode, seen.uid, seen.gid, 0, b""
         )
-        self._links[LinkId(inode)] = LinkRow(
-            _NOT_STAMPED, LinkId(inode), inode, directory, name, ROOT_INODE, CLASS_MOVED
+        self._links[LinkId(copy)] = LinkRow(
+            _NOT_STAMPED, LinkId(copy), copy, directory, name, ROOT_INODE, CLASS_MOVED
         )
         # The dot stays that of the first write: somebody may be editing the copy elsewhere.
-        self._contents[inode] = ContentRow(
-            _NOT_STAMPED, inode, seen.content, seen.mtime_ns, {}, dot
+        self._contents[copy] = ContentRow(
+            _NOT_STAMPED, copy, slot.content, slot.mtime_ns, {}, slot.dot
         )
+        self._attributes += [
+            AttributeRow(_NOT_STAMPED, copy, field, value)
+            for field, value in self._work.database.rows(
+                "SELECT field, value FROM attribute"
+                " WHERE inode=? AND field>=x'' AND value IS NOT NULL ORDER BY field",
+                (inode,),
+            )
+        ]
 
     def _pin_names(self, inode: InodeId) -> None:
         """Every contested name a file takes part in becomes explicit."""

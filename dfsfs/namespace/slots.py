@@ -252,7 +252,7 @@ def _record_merge(work: WorkingSet, member: InodeId, representative: InodeId) ->
 def _settle_copies(work: WorkingSet, original: InodeId) -> None:
     wanted: dict[InodeId, tuple[object, ...]] = {}
     line = work.inode(original)
-    home = _home_link(work, original) if line.siblings > 1 else None
+    home = home_link(work, original) if line.siblings > 1 else None
     if home is not None and line.kind == FileKind.REGULAR and home.role != HIDDEN:
         for slot in distinct(siblings(work.slots_of(original)))[1:]:
             inode = copy_inode(original, slot.dot)
@@ -281,7 +281,7 @@ def _settle_copies(work: WorkingSet, original: InodeId) -> None:
             work.database.execute("INSERT INTO copy VALUES(?,?,?,?,?,?,?)", (inode, *new))
 
 
-def _home_link(work: WorkingSet, inode: InodeId) -> LinkState | None:
+def home_link(work: WorkingSet, inode: InodeId) -> LinkState | None:
     """The live link of a file that was written last: its copies are shown beside that one."""
     link = work.database.value(
         "SELECT link FROM (SELECT link, time, origin FROM link WHERE link=?1 AND inode=?1 AND live"

@@ -125,6 +125,11 @@ class Address:
         Raises:
             Invalid: it is not one.
         """
+        scheme, _, path = url.partition("://")
+        if scheme == "unix":  # whatever the path is: a file may be called `a?b#c`
+            if not path.startswith("/"):
+                raise Invalid(f"{url!r} is not an address: write unix:///absolute/path")
+            return cls(scheme=scheme, path=path)
         try:
             split = urlsplit(url)
             port = split.port
@@ -132,10 +137,6 @@ class Address:
             raise Invalid(f"{url!r} is not an address: {error}") from error
         if not split.scheme or "://" not in url:
             raise Invalid(f"{url!r} is not an address: it has no scheme, such as tls://")
-        if split.scheme == "unix":
-            if split.netloc or not split.path.startswith("/"):
-                raise Invalid(f"{url!r} is not an address: write unix:///absolute/path")
-            return cls(scheme="unix", path=split.path)
         if split.path not in ("", "/") or split.query or split.fragment or split.username:
             raise Invalid(f"{url!r} is not an address: write {split.scheme}://host:port")
         port = LISTEN_PORT_DEFAULT if port is None else port

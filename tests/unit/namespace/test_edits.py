@@ -166,3 +166,21 @@ def test_a_directory_shows_the_newest_of_touch_and_explicit_time(pair: tuple[Nod
     two.pull(one)
     assert two.fs.get(directory) == one.fs.get(directory)
     assert Stamp(one.fs.position, one.origin) == one.changes[-1].stamp
+
+
+def test_a_founder_owns_the_root_until_somebody_says_otherwise(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    one.fs.own_root(1000, 100, 5_000_000)
+    root = one.fs.get(ROOT_INODE)
+    assert (root.uid, root.gid, root.mode) == (1000, 100, 0o755)
+    assert (root.atime_ns, root.mtime_ns) == (5_000_000, 5_000_000)
+    two.fs.set_attributes(ROOT_INODE, AttributeChanges(uid=7))
+    one.wall.us += 5_000_000
+    two.pull(one)
+    one.pull(two)
+    for node in pair:
+        node.fs.own_root(8, 8, 1)  # not new any more
+        assert node.fs.get(ROOT_INODE).uid == 7
+        assert node.fs.get(ROOT_INODE).mtime_ns == 5_000_000
+    one.file(b"f")
+    assert one.fs.get(ROOT_INODE).mtime_ns > 5_000_000

@@ -4,7 +4,7 @@ import pytest
 
 from dfsfs.base.errors import Exists
 from dfsfs.base.limits import NAME_BYTES_MAX
-from dfsfs.base.types import ROOT_INODE, FileKind
+from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind
 from dfsfs.namespace import AttributeChanges
 from tests.unit.namespace.conftest import Node
 
@@ -50,6 +50,52 @@ def test_two_versions_of_a_file_both_survive(pair: tuple[Node, Node]) -> None:
     assert one.fs.conflicts(None, 10)[0].original == b"report.txt"
     one.fs.unlink(ROOT_INODE, copy)
     assert one.fs.conflicts(None, 10) == []
+
+
+def test_a_conflict_copy_keeps_the_extended_attributes_of_its_file(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    file = one.file(b"f", data=b"draft")
+    one.fs.set_xattr(file, b"user.tag", b"red")
+    one.fs.set_xattr(file, b"user.gone", b"x")
+    one.fs.remove_xattr(file, b"user.gone")
+    two.pull(one)
+    one.write(file, b"first")
+    two.write(file, b"second")
+    meet(one, two)
+    ((_, copy, _),) = [entry for entry in one.fs.names(ROOT_INODE) if entry[1] != file]
+    for _ in range(2):
+        for node in pair:
+            assert node.fs.list_xattrs(copy) == [b"user.tag"]
+            assert node.fs.get_xattr(copy, b"user.tag") == b"red"
+        two.write(file, b"third")  # the copy becomes a file of its own
+        meet(one, two)
+    one.fs.set_xattr(file, b"user.tag", b"blue")
+    assert one.fs.get_xattr(copy, b"user.tag") == b"red"
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_version_made_from_an_old_one_replaces_no_other_of_its_writer(
+    pair: tuple[Node, Node], is_shown: bool
+) -> None:
+    one, two = pair
+    file = one.file(b"f.txt", data=b"draft")
+    draft = one.fs.get(file).content
+    two.pull(one)
+    one.write(file, b"by one")
+    if not is_shown:  # another's version wins, and that of `one` is a conflict copy
+        one.wall.us += 5_000_000
+        two.write(file, b"by two")
+        meet(one, two)
+        assert one.data(file) == b"by two"
+    for text in (b"late", b"later"):
+        late = ContentRef(size=len(text), root=None, inline=text)
+        one.fs.write(file, late, mtime_ns=1, seen=draft)
+        draft = late
+    meet(one, two)
+    assert one.data(file) == b"later"
+    kept = {one.data(inode) for _, inode, _ in one.fs.names(ROOT_INODE)}
+    assert kept == {b"later", b"by one"} | (set() if is_shown else {b"by two"})
+    assert len(one.fs.conflicts(None, 10)) == len(kept) - 1
 
 
 def test_equal_versions_are_one(pair: tuple[Node, Node]) -> None:

@@ -28,6 +28,13 @@ def test_paths() -> None:
     assert address.url == "unix:///run/dfs/control.sock"
 
 
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a b", "a\nb", "ä", "a://b"])
+def test_a_path_is_taken_as_it_is(name: str) -> None:
+    address = Address.parse(f"unix:///run/{name}/control.sock")
+    assert address.path == f"/run/{name}/control.sock"
+    assert Address.parse(address.url) == address
+
+
 @pytest.mark.parametrize(
     "url",
     [
