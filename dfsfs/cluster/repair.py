@@ -7,8 +7,8 @@ a look finds missing is counted first, for `dfs status`, and then copied at `--r
 walking the store again. Nothing of this needs to survive a restart: what was copied is found there.
 
 A look is due at start, when placement changed (a node joined, left, became absent or full), when a
-session came up or ended, when the queue of fresh copies had to forget something, and every
-`REPAIR_SCAN_S`.
+session came up or ended, when a full node has room again, when the queue of fresh copies had to
+forget something, and every `REPAIR_SCAN_S`.
 
 Blocks that garbage collection has found unreferenced are left out: copying them would bring them
 back to nodes that have already let them go.
@@ -32,7 +32,7 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import Digest, NodeId
 from dfsfs.blocks import BlockSource, BlockStore
-from dfsfs.cluster.members import MemberTable
+from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.placement import Lack, lack_of, ranked
 from dfsfs.cluster.replicate import Replicator, lacks
 from dfsfs.net import Endpoint
@@ -109,12 +109,22 @@ class Repairer:
         self.status = WorkerStatus(
             "repair", figures={"missing_copies": 0, "missing_bytes": 0, "scans": 0, "copied": 0}
         )
+        self._full: set[NodeId] = set()
         members.watch_placement(self._look_wanted)
+        members.watch(self._member_changed)
 
     def _look_wanted(self) -> None:
         self._replicator.scan_wanted = True
         if self._phase == "looking":
             self._after, self._finding = None, _NOTHING
+
+    def _member_changed(self, member: Member) -> None:
+        """What went to others because a node was full has a place there again."""
+        if member.full:
+            self._full.add(member.node)
+        elif member.node in self._full:
+            self._full.discard(member.node)
+            self._look_wanted()
 
     def look_now(self) -> None:
         """Look as soon as possible, without waiting for the queue of fresh copies."""
@@ -183,6 +193,8 @@ class Repairer:
             # What was copied is to be counted again, and what could not be, tried again.
             self._replicator.scan_wanted = True
         self._due_at_s = now_s + REPAIR_SCAN_S
+        if self._replicator.refusals_end_s > now_s:  # somebody was passed over in this look
+            self._due_at_s = self._replicator.refusals_end_s
         self._rested_at_s = now_s + (REPAIR_AGAIN_S if self._more else 0.0)
         self.status.doing = "copying what is missing" if self._phase == "copying" else "idle"
         self._show()

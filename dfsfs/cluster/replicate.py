@@ -101,6 +101,11 @@ class Replicator:
             return False
         return self._full_until_s.get(node, 0.0) <= self.world.now_s()
 
+    @property
+    def refusals_end_s(self) -> float:
+        """Until when peers that had no space are not asked again."""
+        return max(self._full_until_s.values(), default=0.0)
+
     # -- the write set ------------------------------------------------------------------------
 
     def begin(self, digest: Digest, data: Buffer, *, new: bool, flight: "_Flight") -> None:

@@ -203,6 +203,22 @@ async def test_a_lost_node_is_replaced_and_a_returning_one_moves_little(sim: Sim
     await sim.check()
 
 
+async def test_a_node_that_was_full_gets_what_it_missed(sim: Simulation) -> None:
+    """Promise 10: at once when it has room again, not with the next look at everything."""
+    a, b, c = await sim.start_nodes(3, replicas=3)
+    store = c.node.store
+    reserve, store._reserve_bytes = store._reserve_bytes, 1 << 60  # something else fills its disk
+    await a.write("/file", some_bytes(MIB))
+    await trio.sleep(30)
+    assert not stored(c)
+    store._reserve_bytes = reserve
+    await sim.until(lambda: stored(a) == stored(b) == stored(c), within_s=60)
+    store._reserve_bytes = 1 << 60  # so short that nobody hears of it
+    await a.write("/other", some_bytes(MIB, 1))
+    store._reserve_bytes = reserve
+    await sim.until(lambda: stored(a) == stored(b) == stored(c), within_s=60)
+
+
 @pytest.mark.announce("bad block|is damaged on this disk")
 async def test_a_bad_copy_does_not_hold_up_the_repair_of_others(sim: Simulation) -> None:
     """Promises 10 and 15: the node that should copy a block finds that its own copy is bad."""
