@@ -5,9 +5,8 @@
         async with node.get("key") as reader: ...
 
 Builds the parts from a `Config`, from the lowest floor up, starts them in that order and ends them
-in reverse. It has no face: a mount (`fuse.serve(node.filesystem, ...)`) and the control socket are
-put in front of it by `cli`. Crash-only: what must survive is durable when it is acknowledged; the
-stop only closes files. Starting is recovering.
+in reverse. It has no face: `cli` puts a mount (`fuse.serve(node.filesystem, ...)`) and the control
+socket in front of it. Crash-only: what was acknowledged is durable, and starting is recovering.
 """
 
 import logging
@@ -283,6 +282,7 @@ class Node:
             self.cluster.publication,
             facts=self,
             leases=self.cluster.leases,
+            drafts=self.cluster.drafts,
         )
         self._keys = Keys(
             self.world,

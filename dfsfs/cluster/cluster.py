@@ -17,6 +17,7 @@ from dfsfs.base.limits import FETCHES_MAX, OFFER_COUNT_MAX, PENDING_COPIES_MAX
 from dfsfs.base.types import ContentRef, Digest, InodeId, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockStore, Pins
+from dfsfs.cluster.drafts import Drafts
 from dfsfs.cluster.exchange import METHOD as METHOD_ROWS
 from dfsfs.cluster.exchange import Exchange
 from dfsfs.cluster.gc import ContentsInUse
@@ -96,7 +97,10 @@ class Cluster:
             mounts=mounts,
         )
         members.watch(self._member_changed)
-        self.exchange = Exchange(namespace, self.publication, self.leases, applied=applied)
+        self.drafts = Drafts()
+        self.exchange = Exchange(
+            namespace, self.publication, self.leases, applied=applied, drafts=self.drafts
+        )
         self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
         parts = assemble_storage(
             world,
@@ -271,6 +275,7 @@ class Cluster:
             "lease_grants": counts.grants,
             "written_back": counts.written_back,
             "visibility_waits": self.publication.waits,
+            "draft_questions": self.drafts.questions,
         }
 
     def traffic(self) -> dict[str, int]:

@@ -5,12 +5,15 @@ acknowledges. So the two directions are independent, and everything on one strea
 
     receiver -> sender   have    {origin: position}    first message: everything it holds
     sender -> receiver   rows    batches of whole transactions, each naming the position it follows;
-                                 maybe a number: "flush, when you have applied them"
+                                 maybe a number: "flush, when you have applied them", and marks of
+                                 drafts that begin before them or end behind them
     sender -> receiver   left    about how many rows you lack, now and then while that is so
     sender -> receiver   ready   "you have acknowledged all I held when you told me what you have"
     sender -> receiver   level   "from now on I count you: every row waits for your acknowledgement"
     sender -> receiver   lease   requests and grants of leases, after all rows before them
-    receiver -> sender   ack     after applying: the positions that batches brought it to
+    sender -> receiver   ask     "end these drafts of yours, I am about to show them"
+    receiver -> sender   ack     after applying: the positions that batches brought it to, and what
+                                 cannot be a draft because it was known already
     receiver -> sender   flushed or failed     the flush of that number, and those before it
     receiver -> sender   have    now and then: everything it holds, again
     receiver -> sender   pull    {origin: position}    a batch did not follow; send again from here
@@ -35,13 +38,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from dfsfs.base.errors import DfsError, Stale
+from dfsfs.base.errors import DfsError, NotFound, Stale
 from dfsfs.base.limits import JOINING_ROWS_MAX, ROWS_REPORT_S
-from dfsfs.base.types import NodeId, Origin
+from dfsfs.base.types import InodeId, NodeId, Origin
+from dfsfs.cluster.drafts import Drafts
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.publication import Publication
 from dfsfs.cluster.rows_messages import (
     checked_flush,
+    checked_marks,
     checked_report,
     checked_rows,
     origin_of,
@@ -68,6 +73,7 @@ class Exchange:
         leases: Leases,
         *,
         applied: Applied,
+        drafts: Drafts,
     ) -> None:
         """`applied` runs after remote rows were applied and before they are acknowledged.
 
@@ -76,6 +82,7 @@ class Exchange:
         self._namespace = namespace
         self._publication = publication
         self._leases = leases
+        self._drafts = drafts
         self._applied = applied
         self._senders: dict[NodeId, Sender] = {}
         self._receiving: dict[NodeId, MessageStream] = {}
@@ -99,6 +106,7 @@ class Exchange:
         async with session.open_stream(METHOD, {}) as stream:
             sender = Sender(self._namespace, stream, origin_of(session))
             self._senders[node] = sender
+            self._drafts.met(node, sender)
             try:
                 await sender.greet()
                 self._check_own_past(node, sender.held)
@@ -112,13 +120,16 @@ class Exchange:
                         began_s = trio.current_time()
                         batches = sender.next_batches()
                         worked_s = trio.current_time() - began_s
-                        flush = sender.next_flush()
-                        if batches or flush:
-                            self.rows_bytes_sent += await send_batches(stream, batches, flush)
-                        messages = sender.next_lease_messages()
+                        flush, marks = sender.next_flush(), sender.next_marks()
+                        if batches or flush or marks:
+                            sent = await send_batches(stream, batches, flush, marks)
+                            self.rows_bytes_sent += sent
+                        messages, asks = sender.next_lease_messages(), sender.next_asks()
                         if messages:
                             await stream.send(["lease", messages])
-                        if batches or flush or messages:
+                        if asks:
+                            await stream.send(["ask", asks])
+                        if batches or flush or marks or messages or asks:
                             if not sender.level:
                                 await self._tell_left(sender)
                                 await trio.sleep(worked_s)
@@ -186,6 +197,8 @@ class Exchange:
             level=session.peer.node in self._level_from,
             channel=sender.push_lease,
         )
+        if mounts:
+            self._drafts.connected(session.peer.node)
 
     def disconnected(self, node: NodeId) -> None:
         """The session with this node is over, and it knows: nobody waits for it any more.
@@ -196,8 +209,10 @@ class Exchange:
         if sender is None or not sender.level:
             self._publication.disconnected(node)
             self._leases.disconnected(node)
+            self._drafts.disconnected(node)
             if sender is not None:
                 self._leases.met(node)
+                self._drafts.met(node, sender)
 
     async def _receive_reports(self, session: Session, sender: Sender) -> None:
         while True:
@@ -217,6 +232,9 @@ class Exchange:
                 sender.plan_relay()
             if not sender.ready:
                 sender.wake()
+            if kind == "ack" and len(message.body) > 2:
+                for inode in checked_marks(message.body[2]):
+                    self._drafts.end(InodeId(inode))  # before whoever made it goes on
             if sender.level and sender.own in positions:
                 self._publication.acknowledged(session.peer.node, positions[sender.own])
 
@@ -245,8 +263,11 @@ class Exchange:
                     message = await stream.receive()
                     if self._receiving.get(node) is not stream:
                         return  # a newer session has taken over
-                    kind, batches, flush = checked_rows(message.body, message.payload)
-                    if kind == "lease":
+                    kind, batches, flush, marks = checked_rows(message.body, message.payload)
+                    if kind == "ask":
+                        for inode in marks:
+                            self._drafts.asked(node, InodeId(inode))
+                    elif kind == "lease":
                         self._leases.received(node, message.body[1])
                     elif kind == "left":
                         self._left[node] = message.body[1]
@@ -260,10 +281,14 @@ class Exchange:
                     elif kind == "level":
                         self._level_from.add(node)
                         self._leases.level(node)
+                        self._drafts.level(node)
                         self._level_changed.set()
                         self._level_changed = trio.Event()
                     else:
-                        whole = not batches or await self._apply(node, stream, batches)
+                        known = self._begun(node, marks) if marks else []
+                        whole = not batches or await self._apply(node, stream, batches, known)
+                        if marks and whole:
+                            self._drafts.ended([InodeId(-mark) for mark in marks if mark < 0])
                         if flush and whole:
                             flushes.ask(flush)
         finally:
@@ -273,8 +298,24 @@ class Exchange:
                 self._ready_from.discard(node)
                 self._level_from.discard(node)
 
-    async def _apply(self, node: NodeId, stream: MessageStream, batches: list[Batch]) -> bool:
-        """Apply and acknowledge; False if something before it is missing: it will come again."""
+    def _begun(self, node: NodeId, marks: Sequence[int]) -> list[InodeId]:
+        """Note drafts that a peer begins; those that cannot be any, being known here already."""
+        known = []
+        for inode in (InodeId(mark) for mark in marks if mark > 0):
+            try:
+                self._namespace.get(inode)
+                known.append(inode)
+            except NotFound:
+                self._drafts.begun(node, [inode])
+        return known
+
+    async def _apply(
+        self, node: NodeId, stream: MessageStream, batches: list[Batch], known: list[InodeId]
+    ) -> bool:
+        """Apply and acknowledge; False if something before it is missing: it will come again.
+
+        `known`: what the peer takes for drafts and was known here before.
+        """
         began_s = trio.current_time()
         changes = self._namespace.apply(batches)
         worked_s = trio.current_time() - began_s
@@ -287,7 +328,8 @@ class Exchange:
         }
         if changes:
             await self._applied(changes)
-        await stream.send(["ack", wire_positions(reached)])
+        positions = wire_positions(reached)
+        await stream.send(["ack", positions, known] if known else ["ack", positions])
         if gaps:
             log.info("rows of %d origins do not follow what is held; pulling", len(gaps))
             await stream.send(["pull", wire_positions(gaps)])

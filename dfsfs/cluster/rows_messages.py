@@ -3,7 +3,8 @@
 What each means: `dfsfs/cluster/exchange.py`.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from dfsfs.base.errors import RemoteProtocolError
 from dfsfs.base.types import ORIGIN_MAX, Origin
@@ -11,11 +12,18 @@ from dfsfs.namespace import Batch
 from dfsfs.net import MessageStream, Session
 
 
-async def send_batches(stream: MessageStream, batches: list[Batch], flush: int = 0) -> int:
-    """Send whole batches and ask for a flush behind them; how many bytes of rows that was."""
+async def send_batches(
+    stream: MessageStream, batches: list[Batch], flush: int = 0, marks: Sequence[int] = ()
+) -> int:
+    """Send whole batches, with marks of drafts, and ask for a flush behind them; bytes of rows."""
     heads = [[batch.origin, batch.after, batch.upto, len(batch.rows)] for batch in batches]
     payload = batches[0].rows if len(batches) == 1 else b"".join(batch.rows for batch in batches)
-    await stream.send(["rows", heads, flush] if flush else ["rows", heads], payload)
+    body: list[Any] = ["rows", heads]
+    if flush or marks:
+        body.append(flush)
+    if marks:
+        body.append(list(marks))
+    await stream.send(body, payload)
     return len(payload)
 
 
@@ -48,18 +56,37 @@ def checked_flush(body: Any) -> tuple[int, bool] | None:
     return body[1], body[0] == "flushed"
 
 
-def checked_rows(
-    body: Any, payload: bytes | bytearray | memoryview
-) -> tuple[str, list[Batch], int]:
-    """What a message of rows is, its batches, and the number of the flush it asks for."""
+class RowsMessage(NamedTuple):
+    """A message of a sender, checked; what it does not have is empty."""
+
+    kind: str
+    batches: list[Batch]
+    flush: int = 0
+    marks: Sequence[int] = ()
+
+
+def checked_marks(value: Any) -> list[int]:
+    """Marks of drafts: inodes, negative for those that end."""
+    if not (
+        isinstance(value, list)
+        and all(type(mark) is int and 0 < abs(mark) < 1 << 63 for mark in value)
+    ):
+        raise RemoteProtocolError("malformed marks of drafts")
+    return value
+
+
+def checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> RowsMessage:
+    """What a sender tells."""
     if body in (["level"], ["ready"]):
-        return body[0], [], 0
+        return RowsMessage(body[0], [])
     if isinstance(body, list) and len(body) == 2 and body[0] == "left":
         if not _is_position(body[1]):
             raise RemoteProtocolError("malformed count of rows")
-        return "left", [], 0
+        return RowsMessage("left", [])
     if isinstance(body, list) and len(body) == 2 and body[0] == "lease":
-        return "lease", [], 0
+        return RowsMessage("lease", [])
+    if isinstance(body, list) and len(body) >= 2 and body[0] == "ask":
+        return RowsMessage("ask", [], marks=checked_marks(body[1]))
     if not (
         isinstance(body, list)
         and len(body) >= 2
@@ -89,7 +116,12 @@ def checked_rows(
         start += size
     if start != len(view):
         raise RemoteProtocolError("rows message with bytes of no batch")
-    return "rows", batches, body[2] if len(body) > 2 else 0
+    return RowsMessage(
+        "rows",
+        batches,
+        body[2] if len(body) > 2 else 0,
+        checked_marks(body[3]) if len(body) > 3 else (),
+    )
 
 
 def origin_of(session: Session) -> Origin:

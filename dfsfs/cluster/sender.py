@@ -21,7 +21,7 @@ from dfsfs.base.limits import (
     ROWS_SLICE_BYTES,
     ROWS_SPARE_S,
 )
-from dfsfs.base.types import Origin
+from dfsfs.base.types import InodeId, Origin
 from dfsfs.cluster.lease import Grant, Request
 from dfsfs.cluster.rows_messages import checked_report
 from dfsfs.namespace import Batch, Namespace
@@ -41,6 +41,8 @@ class Sender:
         self.left = 0  # rows it lacked when they were counted last
         self._count_s = -math.inf  # when that was
         self._leases: deque[tuple[int, list[int]]] = deque()  # each after this position of ours
+        self._marks: deque[tuple[int, int]] = deque()  # of drafts; each after this position
+        self._asks: list[InodeId] = []
         self._namespace = namespace
         self._sent: dict[Origin, int] = {}
         self._behind: dict[Origin, int] = {}  # third origins the last full report showed behind
@@ -94,6 +96,29 @@ class Sender:
             return 0
         self._flush_sent = self._flush_asked
         return self._flush_sent
+
+    def mark(self, mark: int) -> None:
+        """A draft begins: with its row; or ends: after every row committed so far."""
+        self._marks.append((0 if mark > 0 else self._namespace.position, mark))
+        self._wake.set()
+
+    def next_marks(self) -> list[int]:
+        """Marks that go with, or after, what was just given out."""
+        sent = self._sent.get(self.own, 0)
+        marks: list[int] = []
+        while self._marks and self._marks[0][0] <= sent:
+            marks.append(self._marks.popleft()[1])
+        return marks
+
+    def ask(self, inode: InodeId) -> None:
+        """Have the peer end one of its drafts."""
+        self._asks.append(inode)
+        self.hurry()
+
+    def next_asks(self) -> list[InodeId]:
+        """Those to ask about now."""
+        asks, self._asks = self._asks, []
+        return asks
 
     def push_lease(self, action: Request | Grant) -> None:
         """A lease message: it goes after every row committed so far."""

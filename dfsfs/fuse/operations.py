@@ -69,9 +69,16 @@ class Operations(pyfuse3.Operations):
         """Find a name; that it does not exist is remembered, too."""
         try:
             value = self._filesystem.lookup(InodeId(parent_inode), name)
+            if self._filesystem.drafts.is_elsewhere(value.inode):
+                value = await self._lookup_draft(InodeId(parent_inode), name)
             return self._entry(value, parent_inode)
         except NotFound:
             return self._named(convert.no_entry(), parent_inode)
+
+    @handler
+    async def _lookup_draft(self, parent: InodeId, name: bytes) -> Inode:
+        """Find a file that is being made on another mount."""
+        return await self._filesystem.drafts.lookup(self._filesystem.lookup, parent, name)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Give lookups back. Must not fail: there is nobody to tell."""
@@ -222,6 +229,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """As many entries as fit; each but `.` and `..` counts as a lookup."""
         directory = self._filesystem.directory_of(fh)
+        await self._filesystem.drafts.settle_directory(fh)
         for name, value, position in self._filesystem.readdir(fh, start_id):
             entry = self._named(self._attributes(value), directory)
             if not pyfuse3.readdir_reply(token, name, entry, position):

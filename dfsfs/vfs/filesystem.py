@@ -45,12 +45,13 @@ from dfsfs.vfs.attributes import (
     may_access,
 )
 from dfsfs.vfs.budget import WriteBudget
+from dfsfs.vfs.drafting import Drafting
 from dfsfs.vfs.files import Files, Opened
 from dfsfs.vfs.handles import DirectoryEntry, DirectoryHandle, HandleTable
-from dfsfs.vfs.interface import FileFacts, Invalidator, Leases, Publication, Statistics
+from dfsfs.vfs.interface import Drafts, FileFacts, Invalidator, Leases, Publication, Statistics
 from dfsfs.vfs.kernel import EntryName, KernelView
 from dfsfs.vfs.leasing import Leasing
-from dfsfs.vfs.local import NO_LEASES, NoKernel
+from dfsfs.vfs.local import NO_DRAFTS, NO_LEASES, NoKernel
 from dfsfs.vfs.privileges import CAPABILITY
 from dfsfs.vfs.xattrs import KEY_XATTR, REPLICAS_XATTR, check_name, check_writable
 
@@ -70,6 +71,7 @@ class Filesystem:
         *,
         facts: FileFacts,
         leases: Leases = NO_LEASES,
+        drafts: Drafts = NO_DRAFTS,
         shift: int = BLOCK_SHIFT_DEFAULT,
         write_buffer_bytes_max: int = WRITE_BUFFER_BYTES_MAX,
     ) -> None:
@@ -80,6 +82,7 @@ class Filesystem:
         self._kernel = KernelView(namespace)
         self._leasing = Leasing(namespace, leases, self._kernel)
         self._handles = HandleTable()
+        self.drafts = Drafting(namespace, drafts, self._kernel, self._handles, publication)
         self._expected: tuple[EntryName, ...] | None = None
         self._budget = WriteBudget(write_buffer_bytes_max)
         self._files = Files(
@@ -222,6 +225,7 @@ class Filesystem:
         opened = self._files.add(
             value, flags, caller, privileged=bool(mode & (stat.S_ISUID | stat.S_ISGID))
         )
+        self.drafts.begin(value.inode)
         try:
             return opened, await self._published(value, parent)
         except BaseException:
@@ -467,11 +471,11 @@ class Filesystem:
 
     def is_clean(self, number: int) -> bool:
         """Whether a flush or release of the handle has nothing to wait for."""
-        return self._files.is_clean(number)
+        return self._files.is_clean(number) and not self.drafts.has(number)
 
     async def flush(self, number: int) -> None:
         """A close(2) of the handle: what it wrote is committed and visible."""
-        await self._files.flush(number)
+        await self.drafts.flush(number, self._files.flush)
 
     async def fsync(self, number: int) -> None:
         """Everything written is committed, visible and on stable storage."""
@@ -479,6 +483,7 @@ class Filesystem:
 
     async def release(self, number: int) -> None:
         """The last close of a handle."""
+        self.drafts.released(number)
         await self._files.release(number)
 
     def inode_of(self, number: int) -> InodeId:
@@ -567,6 +572,8 @@ class Filesystem:
 
         It is done: a strict write concern is for close and fsync, a name that was made is no error.
         """
+        if self.drafts.all_own(inodes):
+            return
         self._kernel.begin(inodes)
         try:
             with contextlib.suppress(Unavailable):

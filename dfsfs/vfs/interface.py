@@ -53,6 +53,42 @@ class Leases(Protocol):
         ...
 
 
+class Drafts(Protocol):
+    """Files that one mount has made and not closed yet.
+
+    What that mount sets of them need not be waited for until then; a mount that is to show one
+    made elsewhere asks first (promise 4).
+    """
+
+    def begin(self, inode: InodeId) -> None:
+        """This mount has just made it, in this step."""
+        ...
+
+    def end(self, inode: InodeId) -> bool:
+        """It is closed: what comes is waited for; whether it was a draft of this mount."""
+        ...
+
+    def is_own(self, inode: InodeId) -> bool:
+        """Whether nobody needs to wait for what this mount sets of it."""
+        ...
+
+    @property
+    def any_elsewhere(self) -> bool:
+        """Whether any is being made elsewhere."""
+        ...
+
+    def is_elsewhere(self, inode: InodeId) -> bool:
+        """Whether it is being made elsewhere: not to be shown before it is `settled`."""
+        ...
+
+    async def settled(self, inodes: Sequence[InodeId]) -> None:
+        """Return when what was set of these elsewhere, before this was called, is here.
+
+        Bounded by `limits.LEASE_TIMEOUT_S`; afterwards none of them `is_elsewhere`.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """What df shows: of the whole network, at the current replication factor."""

@@ -36,6 +36,33 @@ class NoLeases:
 NO_LEASES = NoLeases()
 
 
+class NoDrafts:
+    """Nobody else looks."""
+
+    any_elsewhere = False
+
+    def begin(self, inode: InodeId) -> None:
+        """Nobody to tell."""
+
+    def end(self, inode: InodeId) -> bool:
+        """It never was one."""
+        return False
+
+    def is_own(self, inode: InodeId) -> bool:
+        """Never: waiting costs nothing."""
+        return False
+
+    def is_elsewhere(self, inode: InodeId) -> bool:
+        """Never."""
+        return False
+
+    async def settled(self, inodes: Sequence[InodeId]) -> None:
+        """Always."""
+
+
+NO_DRAFTS = NoDrafts()
+
+
 class LocalFacts:
     """One node holds everything."""
 

@@ -16,6 +16,7 @@ from dfsfs.cluster.members import Member
 from dfsfs.cluster.membership import METHOD_GOSSIP
 from dfsfs.cluster.replicate import METHOD_LACKS, METHOD_OFFER, METHOD_PUT, offer
 from dfsfs.cluster.rows_messages import (
+    RowsMessage,
     checked_flush,
     checked_report,
     checked_rows,
@@ -56,6 +57,7 @@ async def make() -> dict[str, bytes]:
     await send_batches(cast("MessageStream", recorder), batches)
     asking = Recorder()
     await send_batches(cast("MessageStream", asking), batches[:1], 3)
+    await send_batches(cast("MessageStream", asking), [], marks=[1 << 41, -(1 << 42)])
     assert await offer(cast("Session", recorder), [DIGEST, OTHER]) == [OTHER]
     member = Member(
         node=PEER,
@@ -78,12 +80,14 @@ async def make() -> dict[str, bytes]:
         f"{METHOD_GET}": [DIGEST],
         f"{METHOD_PUT}": [DIGEST],
         f"{METHOD_LACKS}": [DIGEST, OTHER],
+        f"{METHOD_ROWS} ask": ["ask", [1 << 41]],
+        f"{METHOD_ROWS} ack of no draft": ["ack", wire_positions({Origin(7): 12}), [1 << 41]],
         f"{METHOD_ROWS} flushed": ["flushed", 3],
         f"{METHOD_ROWS} failed": ["failed", 3],
     }
     vectors = {name: encode(body) for name, body in bodies.items()}
-    ((_, body, payload),) = asking.sent
-    vectors[f"{METHOD_ROWS} rows and flush"] = encode(body) + payload
+    for name, (_, body, payload) in zip(("flush", "marks"), asking.sent, strict=True):
+        vectors[f"{METHOD_ROWS} rows and {name}"] = encode(body) + payload
     for method, body, payload in recorder.sent:
         vectors[f"{method} {body[0]}" if method == METHOD_ROWS else method] = encode(body) + payload
     return vectors
@@ -106,13 +110,14 @@ async def test_messages_are_as_recorded() -> None:
 
 def test_what_older_nodes_sent_is_understood() -> None:
     assert checked_report(["have", {7: 12}]) == ("have", {7: 12})
-    assert checked_report(["ack", {7: 12}, "a field of later"]) == ("ack", {7: 12})
-    for body, flush in (
-        (["rows", [[7, 10, 12, 4]]], 0),
-        (["rows", [[7, 10, 12, 4]], 3, "later"], 3),
+    assert checked_report(["ack", {7: 12}, [], "a field of later"]) == ("ack", {7: 12})
+    batches = [Batch(Origin(7), 10, 12, b"rows")]
+    for body, rest in (
+        (["rows", [[7, 10, 12, 4]]], (0, ())),
+        (["rows", [[7, 10, 12, 4]], 3], (3, ())),
+        (["rows", [[7, 10, 12, 4]], 0, [5, -6], "a field of later"], (0, [5, -6])),
     ):
-        known = checked_rows(body, b"rows")
-        assert known == ("rows", [Batch(Origin(7), 10, 12, b"rows")], flush)
+        assert checked_rows(body, b"rows") == RowsMessage("rows", batches, *rest)
     assert checked_flush(["flushed", 3, "a field of later"]) == (3, True)
     assert checked_flush(["failed", 3]) == (3, False)
     wire = decode(read()["members.gossip member"], size_max=1 << 16)
