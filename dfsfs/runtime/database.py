@@ -25,6 +25,10 @@ Row = tuple[Any, ...]
 SNAPSHOT_CACHE_BYTES = 16 * 1024 * 1024
 _FILES = ("", "-wal", "-shm")  # a database is these
 _VERSION_MAX = 1 << 16  # a greater one was never written by any version of this program
+_PAGE_BYTES = 4096
+_FOLDS_MAX = 4
+_FOLDED_WAITING_COUNT = 256  # pages: a MiB that writers wait for
+_RESTART_WAIT_MS = 200  # for a moment between two writers
 _STATEMENTS_CACHED = 400  # above what one part has: preparing costs several times a point query
 
 
@@ -184,7 +188,12 @@ class Database:
         }
 
     def checkpoint(self) -> None:
-        """Fold the WAL into the database without stopping writers. Blocks: call it in a thread."""
+        """Fold the WAL into the database. Blocks: call it in a thread.
+
+        Writers go on. But one that never rests has always written something new when all before it
+        is folded, and then the WAL does not begin anew: when it has become long, writers wait for
+        the last part. (https://sqlite.org/wal.html, "checkpoint starvation")
+        """
         if self._path is None:
             return
         # A connection of its own: the loop's stays free while this one waits for the disk.
@@ -192,7 +201,33 @@ class Database:
         try:
             # Until it has read something a connection does not know of the WAL and folds nothing.
             connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            pages, folded = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if pages * _PAGE_BYTES > WAL_BYTES_MAX // 2:
+                _begin_anew(connection, folded)
+        except apsw.Error as error:
+            raise _translate(error, self._path) from error
+        finally:
+            connection.close()
+
+    def unused_pages(self) -> int:
+        """Pages that could be given back; 0 in a file that was made without room for that."""
+        if self.value("PRAGMA auto_vacuum") == 0:
+            return 0
+        count: int = self.value("PRAGMA freelist_count")
+        return count
+
+    def reclaim(self, pages: int) -> None:
+        """Give up to `pages` unused pages back to the disk.
+
+        The file is shorter after the next checkpoint. Writers wait for as long as this takes: call
+        it in a thread, with few pages.
+        """
+        if self._path is None:
+            return
+        connection = apsw.Connection(str(self._path))
+        try:
+            connection.set_busy_timeout(5000)
+            list(connection.execute(f"PRAGMA incremental_vacuum({pages})"))
         except apsw.Error as error:
             raise _translate(error, self._path) from error
         finally:
@@ -201,6 +236,20 @@ class Database:
     def close(self) -> None:
         """Close the connection; nothing durable depends on it."""
         self._connection.close()
+
+
+def _begin_anew(connection: apsw.Connection, folded: int) -> None:
+    """Have the next commit write over the WAL from its start; `folded` pages of it are folded."""
+    for _ in range(_FOLDS_MAX):  # so that writers wait for little
+        before = folded
+        pages, folded = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if pages - folded < _FOLDED_WAITING_COUNT:
+            break
+        if folded == before:
+            return  # a snapshot that somebody reads for long holds it
+    connection.set_busy_timeout(_RESTART_WAIT_MS)
+    with contextlib.suppress(apsw.BusyError):
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
 
 
 def _translate(error: apsw.Error, path: Path | None) -> DfsError:

@@ -1,7 +1,9 @@
 """The database door: what is committed stays, and the write-ahead log is really folded."""
 
+import threading
 from pathlib import Path
 
+from dfsfs.base.limits import WAL_BYTES_MAX
 from dfsfs.runtime import Database
 
 
@@ -36,3 +38,29 @@ def test_pages_in_memory_stay_within_the_bound(tmp_path: Path) -> None:
         assert 0.9 * most < used <= most == cache_bytes
         assert bounded["x_log_bytes"][0] == database.wal_bytes() > 3000 * 4000
         database.close()
+
+
+def test_a_log_does_not_grow_for_ever_under_a_writer_that_never_rests(tmp_path: Path) -> None:
+    """Promise 16: a checkpoint that always finds new rows behind it would never begin anew."""
+    database = Database(
+        tmp_path / "d", schema="CREATE TABLE t (data BLOB)", version=1, cache_bytes=1 << 20
+    )
+    done = threading.Event()
+
+    def keep_folding() -> None:
+        while not done.wait(0.01):
+            database.checkpoint()
+
+    folder = threading.Thread(target=keep_folding)
+    folder.start()
+    longest = 0
+    try:
+        for _ in range(3 * WAL_BYTES_MAX // 200_000):
+            database.execute("INSERT INTO t VALUES (randomblob(200000))")
+            longest = max(longest, database.wal_bytes())
+    finally:
+        done.set()
+        folder.join()
+    assert WAL_BYTES_MAX // 4 < longest < 1.5 * WAL_BYTES_MAX
+    assert database.value("SELECT count(*) FROM t") == 3 * WAL_BYTES_MAX // 200_000
+    database.close()
