@@ -11,7 +11,6 @@ The programs are the installed ones, in the foreground, with their own logs. Wai
 condition, with a deadline that only a hang misses.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import trio
+
+from dfsfs.admin import connect_control
 
 DEADLINE_S = 90.0
 POLL_S = 0.02
@@ -89,16 +92,12 @@ class ProcessNode:
         self._signal(signal.SIGCONT)
 
     def status(self) -> dict[str, Any]:
-        """`dfs status --json`."""
-        done = subprocess.run(
-            [PROGRAMS / "dfs", "status", "--json", "--state", self.state],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=True,
-        )
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+        """What `dfs status` shows. Asked here: a process for every look would be most of a test."""
+        return trio.run(self._status)
+
+    async def _status(self) -> dict[str, Any]:
+        async with connect_control(self.state / "control.sock") as node:
+            return await node.status()
 
     @property
     def address(self) -> str:
