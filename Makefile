@@ -20,7 +20,7 @@ DEV_STAMP := $(VENV)/.stamp-dev
 # A test run must end by itself, whatever hangs.
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: help run install dev test check unit sim seeds fuse cluster faults demo bench fmt clean unmount
+.PHONY: help run install dev test check unit sim seeds fuse cluster faults demo bench soak fmt clean unmount
 
 help: ## What can be made
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -81,6 +81,9 @@ demo: $(RUN_STAMP) ## Three peers on this machine, two mounts, one kill -9; clea
 
 bench: $(RUN_STAMP) ## Local directory, one node, second mount of three nodes: figures and ratios
 	@$(BIN)/python -m contrib.bench $(ARGS)
+
+soak: $(RUN_STAMP) ## Mixed load on three nodes for ARGS="--seconds 3600": memory flat, bounds kept
+	@$(BIN)/python -m contrib.soak $(ARGS)
 
 fmt: $(DEV_STAMP) ## Format and fix what can be fixed by a program
 	$(BIN)/ruff format .

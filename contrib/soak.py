@@ -1,6 +1,6 @@
 """Mixed load on three nodes for as long as you like; memory must stay flat, bounds must hold.
 
-    python -m contrib.soak --seconds 3600
+    make soak ARGS="--seconds 3600"
 
 First what can be full is filled: some ten thousand files, so that caches of names, inodes and pages
 of databases are what they will be. Then two mounts write, overwrite, append, rename, link, list,
