@@ -37,7 +37,7 @@ from dfsfs.cluster.incarnation import present_origin, take_another
 from dfsfs.config import Config
 from dfsfs.conflicts import Conflicts
 from dfsfs.content import HashingUpload, content_key, fold
-from dfsfs.crdt import HybridClock
+from dfsfs.crdt import HybridClock, SteadyWall
 from dfsfs.keys import Keys
 from dfsfs.namespace import Change, Namespace
 from dfsfs.namespace.check import check_snapshot
@@ -230,7 +230,8 @@ class Node:
             hello=self._hello_fields,
             admit=lambda node: self.cluster.membership.check_admitted(node),
         )
-        clock = HybridClock(self.world)
+        wall = SteadyWall(self.world)
+        clock = HybridClock(wall, latest_ns=wall.latest_ns)
         self.namespace = Namespace(
             self._state.namespace,
             origin=self.origin,

@@ -133,6 +133,7 @@ RELATIME_S = 24 * 3600.0  # atime is updated at least so often when a file is re
 HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
 CALLERS_LOOK_S = 0.25  # a call that takes longer is looked after: its caller may have been killed
 CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
+CLOCK_LEAP_MAX_S = CLOCK_AHEAD_MAX_S / 2  # a clock that leaps further ahead is not believed
 
 # -- leases -----------------------------------------------------------------------------------
 LEASES_MAX = 65_536  # permissions of others kept here; above, the oldest go back

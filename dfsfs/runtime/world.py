@@ -37,6 +37,10 @@ class World(Protocol):
         """Monotonic seconds, the clock of deadlines."""
         ...
 
+    def elapsed_ns(self) -> int:
+        """Nanoseconds since some moment before the start, also while the machine sleeps."""
+        ...
+
     def place(self, path: Path) -> tuple[str, str]:
         """Two names: of a file that nobody ever changes, and of the machine's last start.
 
@@ -73,6 +77,10 @@ class RealWorld:
     def now_s(self) -> float:
         """Monotonic seconds, the clock of deadlines."""
         return trio.current_time()
+
+    def elapsed_ns(self) -> int:
+        """Nanoseconds since the machine was started, also while it sleeps."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def place(self, path: Path) -> tuple[str, str]:
         """Change time of the file, which no call can set; boot id of the machine."""

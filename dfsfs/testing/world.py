@@ -56,6 +56,10 @@ class SimWorld:
         """The simulation's clock."""
         return trio.current_time()
 
+    def elapsed_ns(self) -> int:
+        """The simulation's clock in nanoseconds."""
+        return round(trio.current_time() * NS_PER_S)
+
     def place(self, path: Path) -> tuple[str, str]:
         """What a crash leaves is a copy; it counts as the file itself."""
         return path.name, self.machine

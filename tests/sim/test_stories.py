@@ -370,6 +370,26 @@ async def test_a_wrong_clock_does_not_decide_who_had_seen_what(sim: Simulation) 
     await sim.check()
 
 
+@pytest.mark.parametrize("years", [-10, 10])
+async def test_a_clock_that_is_ten_years_off_keeps_nobody_apart(
+    sim: Simulation, years: int
+) -> None:
+    """Promises 13 and 14: what is written meanwhile is seen at once, and afterwards."""
+    a, b, c = await sim.start_nodes(3)
+    await a.write("/x", b"before")
+    a.world.jump(years * 365 * 86_400)
+    await a.write("/x", b"by the wrong clock")
+    assert await b.read("/x") == b"by the wrong clock"
+    await b.write("/y", b"by the right one")
+    assert await a.read("/y") == b"by the right one"
+    a.world.jump(-years * 365 * 86_400)
+    await c.write("/x", b"last")
+    await sim.converge()
+    assert await a.read("/x") == b"last"
+    assert a.names() == ["x", "y"]
+    await sim.check()
+
+
 async def test_what_cannot_be_fetched_is_an_error_after_a_bounded_wait(sim: Simulation) -> None:
     """Promise 12."""
     a, b = await sim.start_nodes(2, replicas=1, write_concern=1, fetch_timeout_s=5.0)

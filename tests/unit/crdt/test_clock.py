@@ -3,8 +3,8 @@
 import pytest
 
 from dfsfs.base.errors import Refused
-from dfsfs.base.limits import CLOCK_AHEAD_MAX_S
-from dfsfs.crdt import HybridClock
+from dfsfs.base.limits import CLOCK_AHEAD_MAX_S, CLOCK_LEAP_MAX_S
+from dfsfs.crdt import HybridClock, SteadyWall
 
 
 class Wall:
@@ -13,6 +13,39 @@ class Wall:
 
     def wall_ns(self) -> int:
         return self.us * 1000
+
+
+class Machine(Wall):
+    """A machine with a wall clock and one that counts from its start."""
+
+    def __init__(self, us: int) -> None:
+        super().__init__(us)
+        self.elapsed_us = 5
+
+    def elapsed_ns(self) -> int:
+        return self.elapsed_us * 1000
+
+    def pass_(self, us: int) -> None:
+        self.us += us
+        self.elapsed_us += us
+
+
+def test_a_leap_ahead_is_not_believed_and_a_step_back_is() -> None:
+    """Promise 14: or its stamps would be refused by everybody until that time comes."""
+    year, leap = 365 * 86_400 * 1_000_000, int(CLOCK_LEAP_MAX_S * 1_000_000)
+    machine = Machine(10 * year)
+    wall = SteadyWall(machine)
+    clock = HybridClock(wall, latest_ns=wall.latest_ns)
+    machine.pass_(1000)
+    assert clock.tick() == 10 * year + 1000
+    machine.us += 10 * year
+    assert clock.tick() == 10 * year + 1000 + leap
+    machine.us -= 10 * year
+    machine.pass_(3 * leap)
+    assert clock.tick() == 10 * year + 1000 + 3 * leap
+    machine.us -= 5 * year
+    assert wall.wall_ns() == machine.wall_ns()
+    clock.check(10 * year + 1000 + 3 * leap)  # what sane peers write then is not refused
 
 
 def test_follows_the_wall_and_never_repeats() -> None:
