@@ -43,9 +43,15 @@ class DirectoryLock:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             if error.errno in (errno.EAGAIN, errno.EACCES):
+                remedy = "end that one first, or choose another with --state"
+                if _is_zombie(holder):
+                    remedy = (
+                        "it was killed, but a thread of it waits in the kernel:"
+                        " as root, umount -f its mountpoint"
+                    )
                 raise Refused(
                     f"the state directory {directory} is in use by process {holder or 'unknown'};"
-                    " end that one first, or choose another with --state"
+                    f" {remedy}"
                 ) from error
             raise Refused(f"cannot lock {self._path}: {error}") from error
         self._descriptor = descriptor
@@ -81,3 +87,12 @@ class DirectoryLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def _is_zombie(process: str) -> bool:
+    """Whether its main thread has ended, so that only others keep what it holds."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "Z"

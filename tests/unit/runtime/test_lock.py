@@ -22,6 +22,13 @@ sys.stdin.read()
 """
 
 
+DIE_BUT_FOR_A_THREAD = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.PyDLL(None).pthread_exit(None)
+"""
+
+
 def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "state")],
@@ -36,6 +43,20 @@ def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None
         child.send_signal(signal.SIGKILL)
     with DirectoryLock(tmp_path / "state"):
         assert (tmp_path / "state" / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_second_is_told_that_the_first_is_dead_and_cannot_end(tmp_path: Path) -> None:
+    program = HOLD.replace("sys.stdin.read()", DIE_BUT_FOR_A_THREAD)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            pass
+        with pytest.raises(Refused, match=r"was killed.*umount -f"):
+            DirectoryLock(tmp_path).acquire()
+        child.send_signal(signal.SIGKILL)
 
 
 def test_a_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
