@@ -32,6 +32,7 @@ JOINS_MAX = 2
 DRAIN_S = 60.0
 MEET_S = 120.0
 NO_ROOM_BYTES = 1 << 60
+SKEW_MAX_S = 1500.0  # so that no two clocks are an hour apart
 HOUR_S = 3600.0
 YEARS_S = 10 * 365 * 86_400.0
 
@@ -118,7 +119,8 @@ async def crash(trouble: Trouble, dice: random.Random) -> None:
     """Kill a node; it is back after a while."""
 
     async def part() -> None:
-        up = trouble.sim.up()
+        # One that starts with a clock an hour ahead is kept apart: decision 22.
+        up = [node for node in trouble.sim.up() if abs(node.world.skew_s) <= SKEW_MAX_S]
         if up:
             await _killed(trouble.sim, dice.choice(up), _while(dice))
 
@@ -134,8 +136,9 @@ async def _killed(sim: Simulation, node: SimNode, for_s: float) -> None:
 
 async def jump(trouble: Trouble, dice: random.Random) -> None:
     """Somebody sets a clock."""
-    node = dice.choice(trouble.nodes())
-    node.world.jump(dice.choice((1.0, 60.0, 1200.0)) * dice.uniform(-1, 1))
+    world = dice.choice(trouble.nodes()).world
+    wanted_s = world.skew_s + dice.choice((1.0, 60.0, 1200.0)) * dice.uniform(-1, 1)
+    world.jump(max(-SKEW_MAX_S, min(wanted_s, SKEW_MAX_S)) - world.skew_s)
 
 
 async def slow(trouble: Trouble, dice: random.Random) -> None:
@@ -285,11 +288,11 @@ async def full(trouble: Trouble, dice: random.Random) -> None:
 
 async def clock_off(trouble: Trouble, dice: random.Random) -> None:
     """A clock is an hour or ten years off, until somebody sees it."""
-    node = dice.choice(trouble.nodes())
+    node = dice.choice(trouble.sim.up() or trouble.nodes())
     before_s = node.world.skew_s
     node.world.jump(dice.choice((HOUR_S, YEARS_S)) * dice.choice((-1, 1)))
     await trio.sleep(_while(dice) + dice.uniform(0, 20))
-    node.world.jump(before_s - node.world.skew_s)
+    node.world.jump(before_s - node.world.skew_s)  # whatever else has set it since
 
 
 HARM: dict[str, Fault] = {
