@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import DfsError, Unavailable
-from dfsfs.base.limits import FETCHES_MAX, OFFER_COUNT_MAX, PENDING_COPIES_MAX
+from dfsfs.base.limits import OFFER_COUNT_MAX, PENDING_COPIES_MAX
 from dfsfs.base.types import ContentRef, Digest, InodeId, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import BlockStore, Pins
@@ -300,7 +300,7 @@ class Cluster:
         uploads = self.replicator.budget
         return {
             "upload_bytes": [uploads.in_use, uploads.bytes_max],
-            "fetches": [self.fetcher.under_way, FETCHES_MAX],
+            **self.fetcher.bounded(),
             "pending_copies": [self.replicator.pending, PENDING_COPIES_MAX],
             **self.cache.bounded(),
             **self.leases.bounded(),

@@ -13,17 +13,19 @@ import trio
 
 from dfsfs.base.errors import Corrupt, DfsError, NotFound, Unavailable
 from dfsfs.base.limits import (
+    BLOCK_SHIFT_DEFAULT,
     CALL_TIMEOUT_S,
+    FETCH_BYTES_MAX,
     FETCHES_MAX,
     HEDGE_S,
     INLINE_HASH_BYTES_MAX,
 )
 from dfsfs.base.types import Buffer, Digest, digest_matches, digest_text
-from dfsfs.blocks import BlockStore
+from dfsfs.blocks import BlockStore, ByteBudget
 from dfsfs.cluster.members import MemberTable
 from dfsfs.cluster.placement import ranked
 from dfsfs.net import Endpoint, Session
-from dfsfs.runtime import World
+from dfsfs.runtime import Bounds, World
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ class Fetcher:
         self._kept = kept
         self._flights: dict[Digest, _Flight] = {}
         self._slots = trio.Semaphore(FETCHES_MAX)
+        self._budget = ByteBudget(FETCH_BYTES_MAX)  # of answers under way
+        # How large a block is, is known when it is here: as large as those before it.
+        self._expected_bytes = 1 << BLOCK_SHIFT_DEFAULT
         self._nursery: trio.Nursery | None = None
         self.fetched_blocks = 0
         self.fetched_bytes = 0
@@ -84,15 +89,18 @@ class Fetcher:
             return await flight.wait()
         raise Unavailable(f"block {digest_text(digest)} did not arrive in {self._timeout_s:.0f} s")
 
-    @property
-    def under_way(self) -> int:
-        """Fetches that hold memory now."""
-        return FETCHES_MAX - self._slots.value
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            "fetches": [FETCHES_MAX - self._slots.value, FETCHES_MAX],
+            "fetch_bytes": [self._budget.in_use, FETCH_BYTES_MAX],
+        }
 
     def prefetch(self, digests: Sequence[Digest]) -> None:
         """Start fetching what is not here, as far as there is room now."""
         for digest in digests:
-            if self._slots.value <= FETCHES_MAX // 4:
+            crowded = self._budget.in_use > FETCH_BYTES_MAX * 3 // 4
+            if crowded or self._slots.value <= FETCHES_MAX // 4:
                 return  # leave room for those who wait
             if not self._store.has(digest):
                 self._start(digest)
@@ -174,8 +182,12 @@ class Fetcher:
         return None, failures[0] if failures else Unavailable("no peer is connected")
 
     async def _ask(self, session: Session, digest: Digest) -> Buffer:
-        reply = await session.call(METHOD_GET, [digest], deadline_s=CALL_TIMEOUT_S)
-        data = reply.payload
+        async with self._budget.hold(self._expected_bytes):
+            reply = await session.call(METHOD_GET, [digest], deadline_s=CALL_TIMEOUT_S)
+            return await self._taken(session, digest, reply.payload)
+
+    async def _taken(self, session: Session, digest: Digest, data: Buffer) -> Buffer:
+        """Verify an answer, and keep it."""
         if len(data) > INLINE_HASH_BYTES_MAX:
             good = await self._world.run_blocking(digest_matches, digest, data)
         else:
@@ -184,6 +196,8 @@ class Fetcher:
             self.bad_blocks += 1
             log.warning("peer %s sent bad bytes for %s", session.peer.name, digest_text(digest))
             raise Corrupt(f"block {digest_text(digest)} from {session.peer.name} is damaged")
+        usual = 1 << BLOCK_SHIFT_DEFAULT
+        self._expected_bytes = max(len(data), self._expected_bytes * 7 // 8, usual)
         self.fetched_blocks += 1
         self.fetched_bytes += len(data)
         if not self._keeps(digest):

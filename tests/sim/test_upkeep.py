@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from dfsfs.base.limits import RETURN_S
+from dfsfs.base.limits import BLOCK_BYTES_MAX, FETCH_BYTES_MAX, RETURN_S
 from dfsfs.base.types import ROOT_INODE, Digest
 from dfsfs.base.units import KIB, MIB
 from dfsfs.cluster.placement import ranked
@@ -80,6 +80,38 @@ async def test_the_cache_forgets_what_was_collected(sim: Simulation) -> None:
     for node in nodes:
         bounded = node.node.status()["bounded"]
         assert bounded["cache_blocks"][0] == bounded["cache_bytes"][0] == 0
+
+
+async def test_fetches_are_bounded_in_bytes(sim: Simulation) -> None:
+    """Promise 16. Small blocks came first: how large the next are shows when they are here."""
+    a, b = await sim.start_nodes(2, replicas=1, write_concern=1)
+    upload = a.node.cluster.storage.upload()
+    pieces = [some_bytes(BLOCK_BYTES_MAX, seed) for seed in range(24)]
+    digests = [await upload.put(piece) for piece in pieces]
+    await upload.settle()
+    wanted = [digest for digest in digests if not b.node.store.has(digest)]
+    assert len(wanted) > 6
+    most = 0
+    fetcher = b.node.cluster.fetcher
+
+    async def watch(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        nonlocal most
+        task_status.started()
+        while True:
+            most = max(most, fetcher.bounded()["fetch_bytes"][0])
+            await trio.sleep(0.001)
+
+    assert await fetcher.fetch(wanted[0]) == pieces[digests.index(wanted[0])]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watch)
+        async with trio.open_nursery() as readers:
+            for digest in wanted[1:]:
+                readers.start_soon(fetcher.fetch, digest)
+        nursery.cancel_scope.cancel()
+    assert BLOCK_BYTES_MAX <= most <= FETCH_BYTES_MAX
+    assert all(map(b.node.store.has, wanted))
+    assert fetcher.bounded()["fetch_bytes"][0] == 0
+    upload.close()
 
 
 async def test_an_upload_gives_up_what_is_in_use_otherwise(sim: Simulation) -> None:
