@@ -22,8 +22,6 @@ from dfsfs import __version__
 from dfsfs.admin import Key, Listing
 from dfsfs.base.errors import Full, NotSupported, Unavailable
 from dfsfs.base.limits import (
-    FINDINGS_MAX,
-    HANDLERS_MAX,
     JOIN_TIMEOUT_S,
     OVERTAKEN_WAIT_S,
     STORE_FULL_BYTES,
@@ -56,7 +54,6 @@ from dfsfs.net import (
 )
 from dfsfs.runtime import (
     Ballast,
-    Bounds,
     CallTable,
     Checkpointer,
     DirectoryLock,
@@ -66,6 +63,7 @@ from dfsfs.runtime import (
     run_worker,
 )
 from dfsfs.state import NODE_KEY, open_state
+from dfsfs.status import Figures
 from dfsfs.vfs import Filesystem, Space
 
 log = logging.getLogger(__name__)
@@ -298,6 +296,18 @@ class Node:
         self._checkpointer = Checkpointer(
             self.world, [self._state.namespace, self._state.members_database, self._state.gc]
         )
+        self._figures = Figures(
+            world=self.world,
+            state=self._state,
+            store=self.store,
+            namespace=self.namespace,
+            endpoint=self.endpoint,
+            cluster=self.cluster,
+            filesystem=self.filesystem,
+            calls=self.calls,
+            sync=self._sync,
+            checkpointer=self._checkpointer,
+        )
 
     async def _listen(self) -> None:
         """Listen; without --listen any free port does when the usual one is taken."""
@@ -481,8 +491,6 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """What `dfs status` shows. See `admin.Operator.status`."""
-        usage = self.store.usage()
-        totals = self.namespace.totals()
         return {
             "node": {
                 "id": self.identity.node_id.hex(),
@@ -499,43 +507,7 @@ class Node:
                 "write_concern": self.config.write_concern,
                 "members": len(self.members.current()),
             },
-            "peers": self.cluster.peers(),
-            "storage": {
-                "block_count": usage.block_count,
-                "block_bytes": usage.block_bytes,
-                "disk_bytes": usage.disk_bytes,
-                "capacity_bytes": usage.capacity_bytes,
-            },
-            "files": {
-                "files": totals.files,
-                "directories": totals.directories,
-                "bytes": totals.bytes,
-                "conflicts": len(self.namespace.conflicts(None, FINDINGS_MAX)),
-                "names_lost": self._state.names_lost,
-            },
-            "replication": self.cluster.upkeep.replication(),
-            "bounded": self._bounded(),
-            "calls": self.calls.figures(),
-            "traffic": self.cluster.traffic(),
-            "flushes": {"asked": self._sync.calls, "done": self._sync.flushes},
-            "coherence": self.cluster.coherence(),
-            "workers": [
-                status.describe()
-                for status in [*self.cluster.worker_statuses(), self._checkpointer.status]
-            ],
-        }
-
-    def _bounded(self) -> Bounds:
-        """Every queue and cache of this node: doc/operations.md has a line for each."""
-        return {
-            **self.world.bounded(),
-            **self.store.bounded(),
-            **self.namespace.bounded(),
-            **self._state.bounded(),
-            **self.endpoint.bounded(),
-            **self.cluster.bounded(),
-            **self.filesystem.bounded(),
-            "handlers": [self.calls.under_way, HANDLERS_MAX],
+            **self._figures.report(),
         }
 
     def warn_of_stop(self) -> None:
