@@ -23,13 +23,17 @@ from dfsfs.runtime import BUCKETS_S
 
 Status = Mapping[str, Any]
 
-SECTIONS = ("network", "storage", "files", "replication", "traffic", "flushes", "coherence")
+SECTIONS = (
+    *("network", "storage", "files", "replication"),
+    *("traffic", "flushes", "coherence", "forgetting"),
+)
 """Parts of the status whose numbers become metrics as they are."""
 
 COUNTERS = frozenset(
     {
         *("asked", "done"),
         *("short_writes", "looks", "visibility_waits", "written_back"),
+        *("forgotten", "snapshots_taken"),
         *("lease_waits", "lease_timeouts", "lease_requests", "lease_grants"),
     }
 )
