@@ -20,8 +20,9 @@ _INC_EPOCH = _HEADER.pack(_HEADER.size, 8, 0)
 class Epoch:
     """Belongs to the one mount of this process; made when it is mounted. Loop only."""
 
-    def __init__(self) -> None:
-        self._connection = _find_connection()
+    def __init__(self, *, wanted: bool = True) -> None:
+        """`wanted`: False to do as older kernels make us do."""
+        self._connection = _find_connection() if wanted else None
         self.advances = 0
         self.advance()
 

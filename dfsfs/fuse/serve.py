@@ -32,6 +32,7 @@ from dfsfs.vfs import Filesystem
 log = logging.getLogger(__name__)
 
 _OURS = frozenset({"default_permissions", "fsname=dfs", "subtype=dfs"})
+NO_EPOCH = "no_epoch"  # an option of ours: as on a kernel before 6.16, for tests
 _REFUSED = ("fsname", "subtype", "max_read", "rootmode", "user_id", "group_id", "fd")
 
 
@@ -44,7 +45,7 @@ def mount_options(options: Iterable[str]) -> set[str]:
     Raises:
         Misconfigured: an option that would break the mount.
     """
-    chosen = {option for option in options if option not in ("rw", "atime", "relatime", "defaults")}
+    chosen = set(options) - {"rw", "atime", "relatime", "defaults", NO_EPOCH}
     for option in chosen:
         if option.partition("=")[0] in _REFUSED or not option.isascii():
             raise Misconfigured(f"mount option {option!r} cannot be set")
@@ -82,7 +83,7 @@ async def serve(
     try:
         connection = await trio.to_thread.run_sync(connection_of, mountpoint)
         watchdog.start(connection)
-        invalidator = KernelInvalidator(Epoch())
+        invalidator = KernelInvalidator(Epoch(wanted=NO_EPOCH not in options))
         filesystem.attach(invalidator, atime="noatime" not in options)
         try:
             async with trio.open_nursery() as nursery:

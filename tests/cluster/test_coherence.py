@@ -1,6 +1,7 @@
 """Three real mounts, one truth: what programs on several machines see of each other.
 
-COHERENCE_SCALE multiplies the rounds (default 1, for CI).
+COHERENCE_SCALE multiplies the rounds (default 1, for CI). COHERENCE_NO_EPOCH=1 uses the kernel as
+one before Linux 6.16, which cannot be told to look all names up again (decision 16).
 """
 
 import errno
@@ -22,6 +23,9 @@ from dfsfs.testing.processes import DEADLINE_S, ProcessNetwork, ProcessNode, rea
 
 SCALE = float(os.environ.get("COHERENCE_SCALE", "1"))
 
+OLD_KERNEL = ("-o", "no_epoch")
+OPTIONS = OLD_KERNEL if os.environ.get("COHERENCE_NO_EPOCH") else ()
+
 pytestmark = pytest.mark.timeout(60 + 240 * SCALE)
 
 
@@ -32,7 +36,7 @@ def rounds(count: int) -> int:
 @pytest.fixture(scope="module")
 def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ProcessNode]]:
     with ProcessNetwork(tmp_path_factory.mktemp("coherence")) as network:
-        nodes = [network.start(name) for name in ("a", "b", "c")]
+        nodes = [network.start(name, *OPTIONS) for name in ("a", "b", "c")]
         network.wait_connected()
         yield nodes
 
@@ -318,6 +322,29 @@ def test_two_clones_push_into_one_repository(directories: list[Path], tmp_path: 
         )
 
 
+def test_three_mounts_on_kernels_without_epochs(tmp_path: Path) -> None:
+    """Promises 4 and 5: slower where two mounts change one directory at a time, and as right."""
+    with ProcessNetwork(tmp_path) as network:
+        nodes = [network.start(name, *OLD_KERNEL) for name in ("a", "b", "c")]
+        network.wait_connected()
+        winners: list[list[str]] = [[] for _ in range(rounds(10))]
+        barrier = threading.Barrier(len(nodes))
+
+        def fight(node: ProcessNode) -> None:
+            for number, round_winners in enumerate(winners):
+                barrier.wait(DEADLINE_S)
+                with suppress(FileExistsError):
+                    (node.path / f"lock-{number}").mkdir()
+                    round_winners.append(node.name)
+                barrier.wait(DEADLINE_S)
+                assert (node.path / f"lock-{number}").is_dir()
+                storm(node.path, f"{node.name} {number}", random.Random(number), 4)
+
+        at_once(*(lambda node=node: fight(node) for node in nodes))
+        assert [len(round_winners) for round_winners in winners] == [1] * len(winners)
+        assert tree_of(nodes[0].path) == tree_of(nodes[1].path) == tree_of(nodes[2].path)
+
+
 # -- apart ----------------------------------------------------------------------------------------
 
 
@@ -361,7 +388,7 @@ def test_storms_with_a_partition_in_the_middle_end_in_equal_trees(tmp_path: Path
     if reason:
         pytest.skip(reason)
     with CuttableNetwork(tmp_path) as network:
-        nodes = [network.start(name) for name in ("a", "b", "c")]
+        nodes = [network.start(name, *OPTIONS) for name in ("a", "b", "c")]
         network.wait_connected()
         closed: list[str] = []
         for phase in ("together", "apart", "together again"):

@@ -169,6 +169,7 @@ def test_nobody_hangs_when_the_process_dies(own: MountedNode, forgetting: bool) 
 def test_mount_options() -> None:
     assert {"default_permissions", "fsname=dfs", "ro"} <= mount_options(["ro"])
     assert ("allow_other" in mount_options([])) == (os.geteuid() == 0)
+    assert "no_epoch" not in mount_options(["no_epoch"])
     for option in ("max_read=4096", "fsname=other", "fd=3"):
         with pytest.raises(Misconfigured):
             mount_options([option])
