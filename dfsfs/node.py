@@ -38,7 +38,6 @@ from dfsfs.content import HashingUpload, content_key, fold
 from dfsfs.crdt import HybridClock, SteadyWall
 from dfsfs.keys import Keys
 from dfsfs.namespace import Change, Namespace
-from dfsfs.namespace.check import check_snapshot
 from dfsfs.net import (
     Credentials,
     Endpoint,
@@ -59,6 +58,7 @@ from dfsfs.runtime import (
     DirectoryLock,
     GroupCommit,
     RealWorld,
+    Reserve,
     World,
     run_worker,
 )
@@ -132,7 +132,6 @@ class Node:
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
             nursery.start_soon(run_worker, self._checkpointer)
-            self._ballast.take_on()
             nursery.start_soon(self._announce_space)
             if self.config.bootstrap or (self._state.names_lost and self._others()):
                 await self.cluster.join(JOIN_TIMEOUT_S)
@@ -183,6 +182,7 @@ class Node:
     async def _open_state(self, stack: AsyncExitStack) -> None:
         config = self.config
         stack.enter_context(DirectoryLock(config.state))
+        self._reserve = Reserve(config.state, config.reserve_bytes)
         self._ballast = Ballast(config.state)
         self._ballast.throw_off_if_full()
         self.key = self._network_key()
@@ -269,7 +269,7 @@ class Node:
             sync_local=self._sync,
             applied=self._applied,
             contents_in_use=lambda: self.filesystem.contents_in_use(),
-            check_namespace=self._check_namespace,
+            check_namespace=self._state.check,
             mounts=config.mount,
             is_dirty=lambda inode: self.filesystem.has_uncommitted(inode),
             write_back=lambda inode: self.filesystem.hand_over(inode),
@@ -294,7 +294,7 @@ class Node:
             self.namespace, self._keys, self.cluster.leases, self.cluster.publication
         )
         self._checkpointer = Checkpointer(
-            self.world, [self._state.namespace, self._state.members_database, self._state.gc]
+            self.world, self._state.databases, self._reserve, self._ballast
         )
         self._figures = Figures(
             world=self.world,
@@ -414,18 +414,6 @@ class Node:
                     log.info("the others cannot be told: %s", error)
                 told_s = self.world.now_s()
 
-    async def _check_namespace(self) -> list[str]:
-        """Every violated invariant; reads a snapshot of the database, in a thread."""
-        names = {
-            member.origin: self.members.name_of_origin(member.origin)
-            for member in self.members.all()
-        }
-        return await self.world.run_blocking(
-            check_snapshot,
-            self._state.namespace,
-            lambda origin: names.get(origin, f"node {origin}"),
-        )
-
     async def _flush(self) -> None:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
         await self.store.sync()
@@ -451,6 +439,10 @@ class Node:
         if total == 0:
             return 1 + len(self.endpoint.sessions)  # in the rows, which every node holds
         return sum(count == total for count in counts.values())
+
+    def has_room(self) -> bool:
+        """Whether this node's disk takes more names and bytes."""
+        return self._reserve.has_room()
 
     def space(self) -> Space:
         """Capacity of the network at the replication factor (promise 3)."""

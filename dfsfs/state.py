@@ -34,8 +34,8 @@ from dfsfs.cluster import (
     MemberTable,
 )
 from dfsfs.config import Config
-from dfsfs.namespace import SCHEMA, SCHEMA_VERSION
-from dfsfs.runtime import Bounds, Database, World
+from dfsfs.namespace import SCHEMA, SCHEMA_VERSION, check_snapshot
+from dfsfs.runtime import Bounds, Database, Reserve, World
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,19 @@ class State:
         """What of the databases is bounded, and how full that is; the namespace has its own."""
         return {**self.members_database.bounded("members"), **self.gc.bounded("gc")}
 
+    @property
+    def databases(self) -> list[Database]:
+        """All of them."""
+        return [self.namespace, self.members_database, self.gc]
+
+    async def check(self) -> list[str]:
+        """Every violated invariant of the namespace; reads a snapshot, in a thread."""
+        members = self.members
+        names = {member.origin: members.name_of_origin(member.origin) for member in members.all()}
+        return await self.world.run_blocking(
+            check_snapshot, self.namespace, lambda origin: names.get(origin, f"node {origin}")
+        )
+
     def names_are_back(self) -> None:
         """Everything that peers hold was applied here."""
         if self.names_lost:
@@ -113,9 +126,15 @@ def open_state(config: Config, world: World, own: NodeId, stack: ExitStack) -> S
     namespace_path = config.state / "namespace.db"
     is_first = not members_path.exists() and not namespace_path.exists()
 
+    reserve = Reserve(config.state, config.reserve_bytes)
+
     def opened(name: str, schema: str, version: int, cache_bytes: int) -> Database:
         database = Database(
-            config.state / name, schema=schema, version=version, cache_bytes=cache_bytes
+            config.state / name,
+            schema=schema,
+            version=version,
+            cache_bytes=cache_bytes,
+            reserve=reserve,
         )
         stack.callback(database.close)
         return database

@@ -41,8 +41,6 @@ from dfsfs.base.limits import (
     SEGMENT_BYTES,
     SEGMENT_FILES_OPEN_MAX,
     SMALL_BLOCK_BYTES_MAX,
-    STORE_RESERVE_BYTES_MAX,
-    STORE_RESERVE_DIVISOR,
     STORE_WAL_BYTES_MAX,
     STORE_WAL_KEPT_BYTES,
 )
@@ -55,7 +53,7 @@ from dfsfs.blocks.records import HEADER_BYTES, encode_header
 from dfsfs.blocks.recovery import recover
 from dfsfs.blocks.segments import SegmentFiles
 from dfsfs.blocks.verified import VerifiedMap
-from dfsfs.runtime import Bounds, GroupCommit, World
+from dfsfs.runtime import Bounds, GroupCommit, World, reserve_bytes
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ class SegmentStore:
         """Open the store in `directory`, new or as a crash left it.
 
         `capacity_bytes` bounds what it takes of the disk, None: all but the reserve.
-        `reserve_bytes` is what stays free on the disk; None: a twentieth, at most a GiB.
+        `reserve_bytes` is what stays free on the disk, None: see `runtime.Reserve`.
 
         Raises:
             Misconfigured: another version of this program made the store.
@@ -454,10 +452,7 @@ class SegmentStore:
     def _room(self) -> int:
         """Bytes this store may still take."""
         free, whole = self._files.room_bytes()
-        reserve = self._reserve_bytes
-        if reserve is None:
-            reserve = min(whole // STORE_RESERVE_DIVISOR, STORE_RESERVE_BYTES_MAX)
-        room = free - reserve
+        room = free - reserve_bytes(whole, self._reserve_bytes)
         room -= self._index.log_bytes()  # to be folded into the database: as much again
         if self._capacity_bytes is not None:
             room = min(room, self._capacity_bytes - self._used())

@@ -1,5 +1,6 @@
 """Floor 2: names, inodes and their replication state. Sync only; no network, no bytes of files."""
 
+from dfsfs.namespace.check import check_snapshot
 from dfsfs.namespace.conflicts import CONFLICT_MARK
 from dfsfs.namespace.namespace import Namespace
 from dfsfs.namespace.purge import Judgement
@@ -33,4 +34,5 @@ __all__ = [
     "Removed",
     "SnapshotPage",
     "Totals",
+    "check_snapshot",
 ]

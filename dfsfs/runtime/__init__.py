@@ -8,6 +8,7 @@ from dfsfs.runtime.figures import BUCKETS_S, Bounds, CallTable, Durations
 from dfsfs.runtime.group_commit import GroupCommit
 from dfsfs.runtime.lock import DirectoryLock
 from dfsfs.runtime.pace import Pace
+from dfsfs.runtime.reserve import Reserve, reserve_bytes
 from dfsfs.runtime.worker import Worker, WorkerStatus, run_worker
 from dfsfs.runtime.world import RealWorld, World
 
@@ -23,10 +24,12 @@ __all__ = [
     "GroupCommit",
     "Pace",
     "RealWorld",
+    "Reserve",
     "Worker",
     "WorkerStatus",
     "World",
     "failures_in",
+    "reserve_bytes",
     "run_worker",
     "ungrouped",
 ]

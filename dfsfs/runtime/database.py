@@ -17,9 +17,10 @@ from typing import Any
 import apsw
 
 from dfsfs.base.errors import Corrupt, DfsError, Full, Misconfigured
-from dfsfs.base.limits import WAL_BYTES_MAX
+from dfsfs.base.limits import LOG_LOOK_TRANSACTIONS, WAL_BYTES_MAX, WAL_TIGHT_BYTES_MAX
 from dfsfs.base.units import KIB
 from dfsfs.runtime.figures import Bounds
+from dfsfs.runtime.reserve import Reserve
 
 Row = tuple[Any, ...]
 SNAPSHOT_CACHE_BYTES = 16 * 1024 * 1024
@@ -35,8 +36,18 @@ _STATEMENTS_CACHED = 400  # above what one part has: preparing costs several tim
 class Database:
     """One SQLite file and its connection; owned by the part that made it, used from the loop."""
 
-    def __init__(self, path: Path | None, *, schema: str, version: int, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        schema: str,
+        version: int,
+        cache_bytes: int,
+        reserve: Reserve | None = None,
+    ) -> None:
         """Open or create `path` (None: in memory) and apply `schema` to a new file.
+
+        `reserve` is that of its disk: the nearer it is to full, the shorter is the log.
 
         Raises:
             Corrupt: not a database, or a damaged one. Misconfigured: one of another `version`.
@@ -45,6 +56,8 @@ class Database:
         self._path = path
         self._version = version
         self._cache_bytes = cache_bytes
+        self._reserve = reserve
+        self._transactions = 0
         try:
             self._connection = apsw.Connection(
                 ":memory:" if path is None else str(path), statementcachesize=_STATEMENTS_CACHED
@@ -129,6 +142,7 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit on normal exit, roll back on an exception. Not nestable; no await inside."""
+        self._bound_log()
         self.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -141,6 +155,17 @@ class Database:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+    def _bound_log(self) -> None:
+        """On a disk that is nearly full the log must not grow until somebody folds it.
+
+        Worth stopping the loop for a moment: without room nothing at all can be removed.
+        """
+        self._transactions += 1
+        if self._reserve is None or self._transactions % LOG_LOOK_TRANSACTIONS:
+            return
+        if self.wal_bytes() > WAL_TIGHT_BYTES_MAX and self._reserve.is_touched:
+            self.give_back_log()
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator["Database"]:
@@ -204,6 +229,24 @@ class Database:
             pages, folded = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if pages * _PAGE_BYTES > WAL_BYTES_MAX // 2:
                 _begin_anew(connection, folded)
+        except apsw.Error as error:
+            raise _translate(error, self._path) from error
+        finally:
+            connection.close()
+
+    def give_back_log(self) -> None:
+        """Fold all of the WAL and give its bytes to the disk. Blocks, and writers wait meanwhile.
+
+        Unless somebody reads a snapshot: then it has to be tried again later.
+        """
+        if self._path is None:
+            return
+        connection = apsw.Connection(str(self._path))
+        try:
+            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            return
         except apsw.Error as error:
             raise _translate(error, self._path) from error
         finally:

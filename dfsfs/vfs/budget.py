@@ -7,11 +7,12 @@ stored: back-pressure reaches write(2), and memory stays bounded whatever is wri
 Concurrency: counting is sync; `relieve` is called by writers and waits.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
-from dfsfs.base.errors import DfsError
+from dfsfs.base.errors import DfsError, Full
 from dfsfs.runtime import Bounds
 
 
@@ -28,16 +29,27 @@ class Spillable(Protocol):
 class WriteBudget:
     """Shared by all write buffers of a filesystem."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, has_room: Callable[[], bool] = lambda: True) -> None:
+        """`has_room` tells whether this node's disk takes more names and bytes."""
         self._bytes_max = bytes_max
+        self._has_room = has_room
         self._buffers: dict[Spillable, None] = {}  # in the order in which they became dirty
         self._released = trio.Event()
         self.used = 0
 
     @property
     def exceeded(self) -> bool:
-        """Whether writers must wait."""
-        return self.used > self._bytes_max
+        """Whether writers must wait, or be refused."""
+        return self.used > self._bytes_max or not self._has_room()
+
+    def check_room(self) -> None:
+        """Whoever adds something asks first; who removes something does not.
+
+        Raises:
+            Full: what is left of the disk is kept for removals.
+        """
+        if not self._has_room():
+            raise Full("the disk of this node is full")
 
     def bounded(self) -> Bounds:
         """What of it is bounded, and how full that is."""
@@ -67,7 +79,8 @@ class WriteBudget:
         Raises:
             Full, or what the store said: dirty bytes cannot be stored, so none will be released.
         """
-        while self.exceeded:
+        self.check_room()
+        while self.used > self._bytes_max:
             if self._released.is_set():
                 self._released = trio.Event()
             released = self._released

@@ -84,7 +84,7 @@ class Filesystem:
         self._handles = HandleTable()
         self.drafts = Drafting(namespace, drafts, self._kernel, self._handles, publication)
         self._expected: tuple[EntryName, ...] | None = None
-        self._budget = WriteBudget(write_buffer_bytes_max)
+        self._budget = WriteBudget(write_buffer_bytes_max, facts.has_room)
         self._files = Files(
             world,
             namespace,
@@ -247,6 +247,7 @@ class Filesystem:
         rdev: int = 0,
         target: bytes = b"",
     ) -> Inode:
+        self._budget.check_room()
         directory = self._namespace.get(parent)
         gid = caller.gid
         if directory.mode & stat.S_ISGID:
@@ -268,6 +269,7 @@ class Filesystem:
 
     async def link(self, inode: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Give an inode another name."""
+        self._budget.check_room()
         await self._leasing.one(inode, parent)
         value = self._own(((parent, name),), self._namespace.link, inode, parent, name)
         return await self._published(value, parent, inode)
@@ -389,6 +391,7 @@ class Filesystem:
             NotSupported: a namespace dfsfs does not keep. NotPermitted: a virtual attribute.
         """
         check_writable(name)
+        self._budget.check_room()
         await self._leasing.one(inode)
         self._own((), self._namespace.set_xattr, inode, name, value, create=create, replace=replace)
         if name == CAPABILITY:

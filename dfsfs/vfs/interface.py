@@ -124,6 +124,10 @@ class FileFacts(Protocol):
         """For statfs; cheap."""
         ...
 
+    def has_room(self) -> bool:
+        """Whether this node's disk takes more names and bytes; cheap."""
+        ...
+
 
 class Invalidator(Protocol):
     """Makes a kernel forget. Calls never wait and never fail; the work is done elsewhere."""

@@ -64,3 +64,18 @@ def test_a_log_does_not_grow_for_ever_under_a_writer_that_never_rests(tmp_path: 
     assert WAL_BYTES_MAX // 4 < longest < 1.5 * WAL_BYTES_MAX
     assert database.value("SELECT count(*) FROM t") == 3 * WAL_BYTES_MAX // 200_000
     database.close()
+
+
+def test_a_log_is_given_back_unless_somebody_reads(tmp_path: Path) -> None:
+    schema = "CREATE TABLE t (value BLOB)"
+    database = Database(tmp_path / "x.db", schema=schema, version=1, cache_bytes=1 << 20)
+    database.execute("INSERT INTO t VALUES (1), (2)")
+    database.give_back_log()
+    assert database.wal_bytes() == 0
+    with database.snapshot() as seen:
+        assert seen.value("SELECT count(*) FROM t") == 2
+        database.execute("INSERT INTO t VALUES (3)")
+        database.give_back_log()
+        assert seen.value("SELECT count(*) FROM t") == 2
+    assert database.value("SELECT count(*) FROM t") == 3
+    database.close()
