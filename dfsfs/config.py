@@ -17,6 +17,7 @@ from dfsfs.base.limits import (
     CACHE_BYTES_DEFAULT,
     FETCH_TIMEOUT_S,
     GC_GRACE_DEFAULT_S,
+    HORIZON_DEFAULT_S,
     LISTEN_PORT_DEFAULT,
     NODE_NAME_BYTES_MAX,
     REPAIR_AFTER_DEFAULT_S,
@@ -178,6 +179,7 @@ class Config:
     repair_rate: float = REPAIR_RATE_DEFAULT  # bytes a second, to restore what is missing
     gc_grace_s: float = GC_GRACE_DEFAULT_S  # before an unreferenced block goes
     scrub_period_s: float = SCRUB_PERIOD_DEFAULT_S  # every block is verified once in it
+    horizon_s: float = HORIZON_DEFAULT_S  # whoever is away for longer takes a snapshot on return
     digest: DigestKind = DigestKind.BLAKE3  # of a network this node founds
     insecure: bool = False  # no key, no encryption: loopback only
     metrics: Address | None = None  # where Prometheus finds metrics; None: nowhere
@@ -208,6 +210,8 @@ class Config:
             raise Misconfigured("the grace period of garbage collection is 0 seconds to a year")
         if not 60.0 <= self.scrub_period_s <= 10 * 365 * 86_400.0:
             raise Misconfigured("the scrub period is a minute to ten years")
+        if not 1.0 <= self.horizon_s <= 10 * 365 * 86_400.0:
+            raise Misconfigured("the horizon is a second to ten years")
         if self.listen is not None and not self.listen:
             raise Misconfigured("a node listens somewhere: give --listen an address")
         self._check_key()

@@ -11,7 +11,7 @@ socket in front of it. Crash-only: what was acknowledged is durable, and startin
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +37,7 @@ from dfsfs.conflicts import Conflicts
 from dfsfs.content import HashingUpload, content_key, fold
 from dfsfs.crdt import HybridClock, SteadyWall
 from dfsfs.keys import Keys
-from dfsfs.namespace import Change, Namespace
+from dfsfs.namespace import Namespace
 from dfsfs.net import (
     Credentials,
     Endpoint,
@@ -264,10 +264,11 @@ class Node:
                 repair_rate=config.repair_rate,
                 gc_grace_s=config.gc_grace_s,
                 scrub_period_s=config.scrub_period_s,
+                horizon_s=config.horizon_s,
             ),
             describe=self._describe,
             sync_local=self._sync,
-            applied=self._applied,
+            applied=lambda changes: self.filesystem.invalidated(changes),
             contents_in_use=lambda: self.filesystem.contents_in_use(),
             check_namespace=self._state.check,
             mounts=config.mount,
@@ -419,9 +420,6 @@ class Node:
         await self.store.sync()
         await self.world.run_blocking(self._state.namespace.sync)
         await self.members.flush(self.world)
-
-    async def _applied(self, changes: Sequence[Change]) -> None:
-        await self.filesystem.invalidated(changes)
 
     # -- facts for the vfs (vfs.FileFacts) ------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Figures:
             "traffic": cluster.traffic(),
             "flushes": {"asked": self.sync.calls, "done": self.sync.flushes},
             "coherence": cluster.coherence(),
+            "forgetting": cluster.purger.report(),
             "workers": [
                 status.describe()
                 for status in [*cluster.worker_statuses(), self.checkpointer.status]

@@ -185,6 +185,9 @@ PURGE_PERIOD_S = 600.0  # how often a node looks for what is dead, or a hundredt
 PURGE_PERIOD_MIN_S = 1.0
 PURGE_POLL_MAX_S = 5.0  # how often members are asked while a round is under way
 PURGE_STEP_COUNT = 64  # inodes forgotten in one transaction
+RECLAIM_PAGES_COUNT = 256  # of a database given back to the disk at a time
+RECLAIM_REST_S = 0.05  # between two of those
+RECLAIM_KEPT_COUNT = 1024  # unused pages it keeps: 4 MiB
 HORIZON_CLOCK_S = 60.0  # how often it is written down who was heard when
 REJOIN_RETRY_S = 1.0  # after a snapshot that a peer could not give
 

@@ -173,6 +173,15 @@ _NODE_OPTIONS = (
         help="Every block is read and verified once in this time.",
     ),
     click.option(
+        "--horizon",
+        "horizon_s",
+        type=parsed(parse_duration),
+        default="30d",
+        show_default=True,
+        metavar="TIME",
+        help="How long a node may be away and be waited for before removed files are forgotten.",
+    ),
+    click.option(
         "--fetch-timeout",
         "fetch_timeout_s",
         type=float,

@@ -94,6 +94,7 @@ def status_text(status: dict[str, Any]) -> str:
             lines.append(f"          NAMES ARE LOST here, other nodes may have them: {lost}")
     lines.extend(_coherence_lines(status.get("coherence", {})))
     lines.extend(_replication_lines(status.get("replication", {})))
+    lines.extend(_forgetting_lines(status.get("forgetting", {})))
     if peers := status.get("peers"):
         lines.append("")
         lines.extend(table(("PEER", "ID", "STATE", "ROUND TRIP", "ADDRESS"), map(_peer, peers)))
@@ -143,6 +144,16 @@ def _coherence_lines(coherence: dict[str, Any]) -> list[str]:
         line += "; calls do not wait for other mounts (--visibility async)"
     if timeouts := coherence["lease_timeouts"]:
         line += f"; {timeouts} changes went on without an answer"
+    return [line]
+
+
+def _forgetting_lines(forgetting: dict[str, Any]) -> list[str]:
+    """Removed files whose rows are kept, and for whom; nothing if there are none."""
+    if not (dead := forgetting.get("dead")):
+        return []
+    line = f"removed   {dead} files and directories are not forgotten yet"
+    if names := forgetting.get("waiting_for"):
+        line += f", because of {', '.join(names)}"
     return [line]
 
 

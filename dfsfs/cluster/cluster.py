@@ -26,6 +26,8 @@ from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.partition import PartitionWatch
 from dfsfs.cluster.publication import Publication
+from dfsfs.cluster.purge import Horizon, Purger
+from dfsfs.cluster.rejoin import Rejoining
 from dfsfs.cluster.replicate import lacks
 from dfsfs.cluster.serve import BlockService
 from dfsfs.cluster.settings import ClusterSettings
@@ -97,10 +99,13 @@ class Cluster:
             mounts=mounts,
         )
         members.watch(self._member_changed)
+        rejoining = Rejoining(namespace, endpoint)
         self.drafts = Drafts()
         self.exchange = Exchange(
-            namespace, self.publication, self.leases, applied=applied, drafts=self.drafts
+            namespace, self.publication, self.leases, rejoining, applied=applied, drafts=self.drafts
         )
+        horizon = Horizon(world, gc_database, members, endpoint, horizon_s=settings.horizon_s)
+        self.purger = Purger(world, namespace, endpoint, horizon, rejoining, sync_local=sync_local)
         self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
         parts = assemble_storage(
             world,
@@ -152,7 +157,7 @@ class Cluster:
             await nursery.start(self.leases.run)
             self.membership.announce()
             nursery.start_soon(self.membership.run)
-            for worker in (self.cache, *self.upkeep.workers):
+            for worker in (self.cache, *self.upkeep.workers, self.purger):
                 nursery.start_soon(run_worker, worker)
             task_status.started()
             try:
@@ -259,7 +264,7 @@ class Cluster:
 
     def worker_statuses(self) -> list[WorkerStatus]:
         """Background duties."""
-        return [worker.status for worker in (self.cache, *self.upkeep.workers)]
+        return [worker.status for worker in (self.cache, *self.upkeep.workers, self.purger)]
 
     def coherence(self) -> dict[str, Any]:
         """What `dfs status` shows of this mount among the others."""

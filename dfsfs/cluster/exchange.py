@@ -3,7 +3,8 @@
 Each side of a session opens one stream, `rows.feed`, and sends on it; the other side applies and
 acknowledges. So the two directions are independent, and everything on one stream is ordered.
 
-    receiver -> sender   have    {origin: position}    first message: everything it holds
+    receiver -> sender   have    {origin: position}    first message: everything it holds, and its
+                                 floor: what the sender must hold before it may send rows
     sender -> receiver   rows    batches of whole transactions, each naming the position it follows;
                                  maybe a number: "flush, when you have applied them", and marks of
                                  drafts that begin before them or end behind them
@@ -25,6 +26,9 @@ node does the same with its own. Rows of a third origin are relayed only if the 
 shows, twice in a row, that it has not got them from their author: that is anti-entropy, and it
 heals whatever the direct way missed.
 
+A side below the other's floor takes a snapshot first (`rejoin`), while no rows pass in either
+direction; then it reports what it holds, and both go on as above.
+
 Catching up takes turns: who sends or applies a slice of old rows leaves the loop to others for as
 long as that took, so a mount that has weeks to catch up with serves its users meanwhile.
 
@@ -44,7 +48,9 @@ from dfsfs.base.types import InodeId, NodeId, Origin
 from dfsfs.cluster.drafts import Drafts
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.publication import Publication
+from dfsfs.cluster.rejoin import Rejoining
 from dfsfs.cluster.rows_messages import (
+    checked_floor,
     checked_flush,
     checked_marks,
     checked_report,
@@ -54,6 +60,7 @@ from dfsfs.cluster.rows_messages import (
     wire_positions,
 )
 from dfsfs.cluster.sender import Sender
+from dfsfs.crdt import dominates
 from dfsfs.namespace import Batch, Change, Namespace
 from dfsfs.net import MessageStream, Session
 
@@ -71,6 +78,7 @@ class Exchange:
         namespace: Namespace,
         publication: Publication,
         leases: Leases,
+        rejoining: Rejoining,
         *,
         applied: Applied,
         drafts: Drafts,
@@ -83,9 +91,12 @@ class Exchange:
         self._publication = publication
         self._leases = leases
         self._drafts = drafts
+        self._rejoining = rejoining
         self._applied = applied
         self._senders: dict[NodeId, Sender] = {}
+        self._sessions: dict[NodeId, Session] = {}  # of the senders
         self._receiving: dict[NodeId, MessageStream] = {}
+        self._blocked: list[Sender] = []  # they wait for what is reported or applied
         self._ready_from: set[NodeId] = set()
         self._level_from: set[NodeId] = set()
         self._left: dict[NodeId, int] = {}  # rows that peers have told they will send
@@ -106,6 +117,7 @@ class Exchange:
         async with session.open_stream(METHOD, {}) as stream:
             sender = Sender(self._namespace, stream, origin_of(session))
             self._senders[node] = sender
+            self._sessions[node] = session
             self._drafts.met(node, sender)
             try:
                 await sender.greet()
@@ -116,6 +128,7 @@ class Exchange:
                     await self._publication.flush_local()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive_reports, session, sender)
+                    await self._meet_floors(session, sender)
                     while True:
                         began_s = trio.current_time()
                         batches = sender.next_batches()
@@ -148,7 +161,44 @@ class Exchange:
                             await sender.wait()
             finally:
                 if self._senders.get(node) is sender:
-                    del self._senders[node]
+                    del self._senders[node], self._sessions[node]
+
+    async def _meet_floors(self, session: Session, sender: Sender) -> None:
+        """Return when rows may pass: neither side is below the other's floor, and this is whole."""
+        node = session.peer.node
+        waited = False
+        while True:
+            have, floor = self._namespace.have(), self._namespace.floor
+            peer_below = not dominates(sender.held, floor)
+            whole = self._namespace.is_whole
+            if not dominates(have, sender.floor) or (peer_below and not whole):
+                await self._rejoining.rejoin(session, sender.floor)
+                if stream := self._receiving.get(node):
+                    await stream.send(self._report())
+                self._part_from_those_below()
+            elif peer_below or not whole:
+                self._blocked.append(sender)
+                try:
+                    await sender.wait()
+                finally:
+                    self._blocked.remove(sender)
+            else:
+                break
+            waited = True
+        if waited:
+            sender.restart()
+
+    def _part_from_those_below(self) -> None:
+        """The floor has risen by a snapshot: sessions below it begin anew, with one themselves."""
+        floor = self._namespace.floor
+        for node, sender in list(self._senders.items()):
+            if sender.ready and not dominates(sender.held, floor):
+                self._sessions[node].close("rows are exchanged anew, after a snapshot")
+
+    def _report(self) -> list[object]:
+        """What is held here, and the floor."""
+        space = self._namespace
+        return ["have", wire_positions(space.have()), wire_positions(space.floor)]
 
     def _check_own_past(self, node: NodeId, held: dict[Origin, int]) -> None:
         """A peer that holds more of this node's rows than this node: its state went back in time.
@@ -229,6 +279,7 @@ class Exchange:
                 continue
             sender.held.update(positions)
             if kind == "have":
+                sender.floor = checked_floor(message.body) or sender.floor
                 sender.plan_relay()
             if not sender.ready:
                 sender.wake()
@@ -254,7 +305,7 @@ class Exchange:
         self._ready_from.discard(node)
         self._level_from.discard(node)
         try:
-            await stream.send(["have", wire_positions(self._namespace.have())])
+            await stream.send(self._report())
             flushes = _Flushes()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report_all, stream)
@@ -319,6 +370,8 @@ class Exchange:
         began_s = trio.current_time()
         changes = self._namespace.apply(batches)
         worked_s = trio.current_time() - began_s
+        for sender in self._blocked:
+            sender.wake()
         self.rows_bytes_applied += sum(len(batch.rows) for batch in batches)
         reached = {batch.origin: self._namespace.held(batch.origin) for batch in batches}
         gaps = {
@@ -353,7 +406,7 @@ class Exchange:
         """Tell everything held, now and then: the other side relays what has not come directly."""
         while True:
             await trio.sleep(ROWS_REPORT_S)
-            await stream.send(["have", wire_positions(self._namespace.have())])
+            await stream.send(self._report())
 
     async def wait_level(self, nodes: Callable[[], set[NodeId]]) -> None:
         """Return when everything that the peers `nodes()` held at connect time was applied here."""

@@ -8,6 +8,10 @@ all members that count are asked anew, and answer with what they hold on stable 
    not know the removals gets in any more, by nobody. What got in before is here now.
 3. *settle*: all hold that as well, and what they wrote until then is here.
 
+The cut has a stamp of this node that was new when the round began. So a member that has not been
+heard since by anybody who counts does not hold it, and is below the floors of all when it returns.
+If one that counted ceases to, the round is void.
+
 What is then judged dead once more, and has not changed since the first time, is dead everywhere and
 for good. A phase ends only when this node holds what all answers said. Why it takes three is in
 doc/decisions/0019-purge.md.
@@ -42,6 +46,8 @@ class Answer:
     have: Mapping[Origin, int]
     floor: Mapping[Origin, int]
     counted: frozenset[NodeId]  # whom it has heard within its horizon
+    clock_s: float  # how long it has been running when it answered
+    horizon_s: float  # its own
 
 
 class Round:
@@ -52,30 +58,43 @@ class Round:
         self._node = node
         self.judgement = judgement
         self.phase = Phase.HOLD
+        self.is_void = False  # somebody may hold the cut who does not count: begin anew
         self._wanted = judgement.cut  # what all must hold
-        self._answers: dict[NodeId, Answer] = {}
+        self._answers: dict[NodeId, Answer] = {}  # in this phase
+        self._latest: dict[NodeId, Answer] = {}
+        self._everybody: set[NodeId] = set()  # who has counted since it began
 
     def answered(self, node: NodeId, answer: Answer) -> None:
-        """A member answered; only what it says in the present phase counts."""
-        self._answers[node] = answer
+        """A member answered; only what it says in the present phase counts.
+
+        Had it been silent for long, it could have heard somebody and not count him any more.
+        """
+        latest = self._latest.get(node)
+        if latest and not 0 <= answer.clock_s - latest.clock_s <= answer.horizon_s / 2:
+            self.is_void = True
+        self._answers[node] = self._latest[node] = answer
 
     def missing(self, own: Mapping[Origin, int], counted: Collection[NodeId]) -> list[NodeId]:
-        """The members that hold the phase up; `own` is what this node holds.
+        """The members that hold the phase up; `own` is what this node holds."""
+        return [
+            node
+            for node in sorted(self._all_counted(counted))
+            if not self._is_met(own, self._answers.get(node))
+        ]
 
-        Whoever is counted by somebody that is counted here is counted here too: what he has not
-        heard of yet may come in through the one that listens to him.
+    def _all_counted(self, counted: Collection[NodeId]) -> set[NodeId]:
+        """Whoever is counted here, or by somebody who is counted.
+
+        What he has not heard of yet may come in through the one that listens to him.
         """
         everybody: set[NodeId] = set()
         found = set(counted)
         while found:
             everybody |= found
-            answers = [self._answers[node] for node in sorted(found) if node in self._answers]
+            answers = [self._latest[node] for node in sorted(found) if node in self._latest]
             found = {node for answer in answers for node in answer.counted} - everybody
-        return [
-            node
-            for node in sorted(everybody - {self._node})
-            if not self._is_met(own, self._answers.get(node))
-        ]
+        everybody.discard(self._node)
+        return everybody
 
     def _is_met(self, own: Mapping[Origin, int], answer: Answer | None) -> bool:
         if answer is None or not dominates(own, answer.have):
@@ -89,7 +108,11 @@ class Round:
 
         With leaving `HOLD` the caller raises its own floor.
         """
-        if self.phase is Phase.DONE or self.missing(own, counted):
+        everybody = self._all_counted(counted)
+        if self._everybody - everybody:
+            self.is_void = True  # he may have the cut, and rows that nobody has
+        self._everybody |= everybody
+        if self.is_void or self.phase is Phase.DONE or self.missing(own, counted):
             return False
         if self.phase is Phase.HOLD:
             self.phase = Phase.FLOOR
@@ -121,6 +144,7 @@ class Rounds:
         """
         rising = self.rising
         if rising is None or not rising.advance(own, counted):
+            self._drop_void()
             return None
         self.rising = None
         if self.waiting is None:
@@ -131,8 +155,15 @@ class Rounds:
         """The judgement of which may be forgotten what a new one finds too, once."""
         waiting = self.waiting
         if waiting is None or not waiting.advance(own, counted):
+            self._drop_void()
             return None
         if waiting.phase is not Phase.DONE:
             return None
         self.waiting = None
         return waiting.judgement
+
+    def _drop_void(self) -> None:
+        if self.rising is not None and self.rising.is_void:
+            self.rising = None
+        if self.waiting is not None and self.waiting.is_void:
+            self.waiting = None

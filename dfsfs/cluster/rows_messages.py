@@ -34,17 +34,26 @@ def wire_positions(positions: dict[Origin, int]) -> dict[int, int]:
 
 def checked_report(body: Any) -> tuple[str, dict[Origin, int]]:
     """What a report of positions is, and the positions."""
-    if not (
-        isinstance(body, list)
-        and len(body) >= 2
-        and body[0] in ("have", "ack", "pull")
-        and isinstance(body[1], dict)
-    ):
+    if not (isinstance(body, list) and len(body) >= 2 and body[0] in ("have", "ack", "pull")):
         raise RemoteProtocolError("malformed report of positions")
-    for origin, position in body[1].items():
+    return body[0], checked_positions(body[1])
+
+
+def checked_floor(body: Any) -> dict[Origin, int] | None:
+    """The floor in a `have`; None if this report has none."""
+    if body[0] != "have" or len(body) < 3:
+        return None
+    return checked_positions(body[2])
+
+
+def checked_positions(value: Any) -> dict[Origin, int]:
+    """Positions by origin."""
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("malformed positions")
+    for origin, position in value.items():
         if not (_is_origin(origin) and _is_position(position)):
             raise RemoteProtocolError("malformed position")
-    return body[0], body[1]
+    return value
 
 
 def checked_flush(body: Any) -> tuple[int, bool] | None:

@@ -23,7 +23,7 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import InodeId, Origin
 from dfsfs.cluster.lease import Grant, Request
-from dfsfs.cluster.rows_messages import checked_report
+from dfsfs.cluster.rows_messages import checked_floor, checked_report
 from dfsfs.namespace import Batch, Namespace
 from dfsfs.net import MessageStream
 
@@ -36,6 +36,7 @@ class Sender:
         self.own = namespace.origin
         self.peer_origin = peer_origin
         self.held: dict[Origin, int] = {}  # as the peer last reported
+        self.floor: dict[Origin, int] = {}  # below which it takes no rows from us
         self.ready = False  # it had acknowledged everything once
         self.level = False  # it is counted
         self.left = 0  # rows it lacked when they were counted last
@@ -58,8 +59,13 @@ class Sender:
         """Learn what the peer holds."""
         message = await self.stream.receive()
         _, positions = checked_report(message.body)
+        self.floor = checked_floor(message.body) or {}
         self.held = dict(positions)
         self._sent = dict(positions)
+
+    def restart(self) -> None:
+        """What the peer holds has come another way: send from there."""
+        self._sent = dict(self.held)
 
     @property
     def level_with_all(self) -> bool:

@@ -23,3 +23,4 @@ class ClusterSettings:
     repair_rate: float
     gc_grace_s: float
     scrub_period_s: float
+    horizon_s: float

@@ -152,6 +152,8 @@ class Rejoin:
         going: list[InodeId] = []
         for inode in self._again.from_below(forgetters):
             forgetter = forgetters[inode]
+            if self._again.is_directory(inode):  # nothing is in it that is about to go
+                self._take_away(going)
             make = self._again.is_live(inode) and self._stays(inode, forgetter)
             if make or self._has_news(inode, forgetter):
                 seen = dict(self.have)
@@ -160,9 +162,8 @@ class Rejoin:
                 yield
                 continue
             going.append(inode)
-            if len(going) >= PURGE_STEP_COUNT or self._again.is_directory(inode):
+            if len(going) >= PURGE_STEP_COUNT:
                 self._take_away(going)
-                going.clear()
                 yield
         self._take_away(going)
 
@@ -174,6 +175,7 @@ class Rejoin:
                 held = self._database.row("SELECT 1 FROM orphan WHERE inode=?", (inode,))
                 if held is None:
                     self._purge.delete(inode)
+        going.clear()
 
     def _stays(self, inode: InodeId, forgetter: Mapping[Origin, int]) -> bool:
         """Whether a name or content is news to the forgetter, or something in it stays."""

@@ -65,6 +65,7 @@ class Database:
             self._connection.set_busy_timeout(5000)
             execute = self._connection.execute
             if path is not None:
+                execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: see reclaim()
                 execute("PRAGMA journal_mode=WAL")
             execute("PRAGMA synchronous=NORMAL")
             execute(

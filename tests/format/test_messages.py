@@ -14,9 +14,13 @@ from dfsfs.cluster.fetch import METHOD_GET
 from dfsfs.cluster.lease import Grant, Request
 from dfsfs.cluster.members import Member
 from dfsfs.cluster.membership import METHOD_GOSSIP
+from dfsfs.cluster.purge import METHOD_HELD, checked_answer
+from dfsfs.cluster.rejoin import METHOD_SNAPSHOT, checked_page
 from dfsfs.cluster.replicate import METHOD_LACKS, METHOD_OFFER, METHOD_PUT, offer
+from dfsfs.cluster.rounds import Answer
 from dfsfs.cluster.rows_messages import (
     RowsMessage,
+    checked_floor,
     checked_flush,
     checked_report,
     checked_rows,
@@ -74,6 +78,11 @@ async def make() -> dict[str, bytes]:
         f"{METHOD_GOSSIP} member": member.to_wire(),
         f"{METHOD_ROWS} have": ["have", wire_positions({Origin(7): 12, Origin(2): 1 << 50})],
         f"{METHOD_ROWS} left": ["left", 60_000],
+        f"{METHOD_ROWS} have and floor": ["have", {7: 12}, {7: 10}],
+        f"{METHOD_HELD}": [wire_positions({Origin(7): 12})],
+        f"{METHOD_HELD} answer": [{7: 12}, {7: 10}, [PEER], 90, 86_400],
+        f"{METHOD_SNAPSHOT}": [None],
+        f"{METHOD_SNAPSHOT} answer": [{7: 12}, {7: 10}, 3, b"next"],
         f"{METHOD_ROWS} ready": ["ready"],
         f"{METHOD_ROWS} level": ["level"],
         f"{METHOD_ROWS} lease": ["lease", [[request.inode, request.stamp], [grant.inode]]],
@@ -120,6 +129,11 @@ def test_what_older_nodes_sent_is_understood() -> None:
         assert checked_rows(body, b"rows") == RowsMessage("rows", batches, *rest)
     assert checked_flush(["flushed", 3, "a field of later"]) == (3, True)
     assert checked_flush(["failed", 3]) == (3, False)
+    assert checked_floor(["have", {7: 12}]) is None
+    assert checked_floor(["have", {7: 12}, {7: 10}]) == {7: 10}
+    answer = checked_answer([{7: 12}, {7: 10}, [PEER], 90, 86_400, "a field of later"])
+    assert answer == Answer({Origin(7): 12}, {Origin(7): 10}, frozenset([PEER]), 90, 86_400)
+    assert checked_page([{7: 12}, {}, 3, b"next", "more"]) == ({7: 12}, {}, 3, b"next")
     wire = decode(read()["members.gossip member"], size_max=1 << 16)
     assert Member.from_wire([*wire, "a field of later"]).to_wire() == wire
 

@@ -1,0 +1,107 @@
+"""Below a peer's floor: a snapshot of all its rows, in calls, instead of its feed.
+
+    rows.snapshot [cursor or nil]  ->  [have, floor, version, next] + rows    Unavailable: later
+
+`have` and `floor` are those of the answering node; `version` changes when it forgets something, and
+then what was read is worth nothing. The rows are a page of `Namespace.snapshot_for_peer`.
+
+One snapshot at a time. Nothing is applied before the last page is here, so a peer that goes away
+costs only what was read. Concurrency: loop only; applying leaves the loop to others between steps.
+"""
+
+import logging
+from typing import Any
+
+import trio
+
+from dfsfs.base.errors import RemoteProtocolError, Unavailable
+from dfsfs.base.limits import CALL_TIMEOUT_S, REJOIN_RETRY_S, ROWS_SLICE_BYTES
+from dfsfs.base.types import Origin
+from dfsfs.cluster.rows_messages import checked_positions, wire_positions
+from dfsfs.crdt import dominates
+from dfsfs.namespace import Namespace, SnapshotPage
+from dfsfs.net import Endpoint, Reply, Request, Session
+
+log = logging.getLogger(__name__)
+
+METHOD_SNAPSHOT = "rows.snapshot"
+
+
+class Rejoining:
+    """Gives snapshots, and takes them. Owned by the cluster."""
+
+    def __init__(self, namespace: Namespace, endpoint: Endpoint) -> None:
+        """Answers on `endpoint`."""
+        self._namespace = namespace
+        self._lock = trio.Lock()
+        self.count = 0
+        endpoint.serve_calls(METHOD_SNAPSHOT, self._answer)
+
+    async def _answer(self, session: Session, request: Request) -> Reply:
+        cursor = request.body[0] if isinstance(request.body, list) and request.body else b""
+        if cursor is not None and not isinstance(cursor, bytes):
+            raise RemoteProtocolError("malformed request for a snapshot")
+        space = self._namespace
+        page = space.snapshot_for_peer(cursor, bytes_max=ROWS_SLICE_BYTES)
+        body = [wire_positions(space.have()), wire_positions(space.floor), space.version, page.next]
+        return Reply(body, page.rows)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a snapshot is being taken."""
+        return self._lock.locked()
+
+    async def rejoin(self, session: Session, floor: dict[Origin, int]) -> None:
+        """Take a snapshot of the peer, unless that has become needless.
+
+        Raises:
+            DfsError: the peer went away, or says what makes no sense.
+        """
+        async with self._lock:
+            if self._namespace.is_whole and dominates(self._namespace.have(), floor):
+                return
+            try:
+                await self._take(session)
+            except Unavailable as error:
+                log.info("no snapshot of %s for now: %s", session.peer.name, error)
+                await trio.sleep(REJOIN_RETRY_S)
+
+    async def _take(self, session: Session) -> None:
+        name = session.peer.name
+        log.info("%s has forgotten what is still here: taking a snapshot of it", name)
+        rejoin = None
+        version: int | None = None
+        cursor: bytes | None = None
+        while True:
+            reply = await session.call(METHOD_SNAPSHOT, [cursor], deadline_s=CALL_TIMEOUT_S)
+            have, floor, new_version, cursor = checked_page(reply.body)
+            if rejoin is None:
+                rejoin = self._namespace.begin_rejoin(have)
+            elif new_version != version:
+                raise Unavailable(f"{name} has forgotten more meanwhile")
+            version = new_version
+            rejoin.stage(SnapshotPage(bytes(reply.payload), cursor))
+            if cursor is None:
+                break
+        steps = self._namespace.finish_rejoin(rejoin, floor, have)
+        while True:
+            began_s = trio.current_time()
+            if next(steps, self) is self:
+                break
+            await trio.sleep(trio.current_time() - began_s)
+        self.count += 1
+        log.info("a snapshot of %s has been taken", name)
+
+
+def checked_page(body: Any) -> tuple[dict[Origin, int], dict[Origin, int], int, bytes | None]:
+    """The body of an answer.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
+    """
+    if not isinstance(body, list) or len(body) < 4 or type(body[2]) is not int:
+        raise RemoteProtocolError("malformed page of a snapshot")
+    cursor = body[3]
+    if cursor is not None and not isinstance(cursor, bytes):
+        raise RemoteProtocolError("malformed page of a snapshot")
+    return checked_positions(body[0]), checked_positions(body[1]), body[2], cursor
