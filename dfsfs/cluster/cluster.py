@@ -91,6 +91,7 @@ class Cluster:
             is_dirty=is_dirty,
             write_back=write_back,
             peers_changed=self._peers_changed,
+            following=namespace.following,
         )
         self.partition = PartitionWatch(
             members,
@@ -278,6 +279,7 @@ class Cluster:
             "lease_timeouts": counts.timeouts,
             "lease_requests": counts.requests,
             "lease_grants": counts.grants,
+            "leases_given_ahead": counts.given_ahead,
             "written_back": counts.written_back,
             "visibility_waits": self.publication.waits,
             "draft_questions": self.drafts.questions,

@@ -260,6 +260,17 @@ class LeaseTable:
             lease.pending[node] = stamp
         self._settle(inode, now_s)
 
+    def give(self, node: NodeId, inode: InodeId, now_s: float) -> None:
+        """Let a peer have a permission it is likely to ask for, if it is here and nobody's need."""
+        peer = self._peers.get(node)
+        if peer is None or not peer.active or 2 * peer.given > LEASES_GIVEN_MAX:
+            return
+        lease = self._lease(inode, now_s)
+        in_use = lease.users or lease.waiters or lease.asked or lease.yielding or lease.pending
+        if not in_use and now_s >= lease.peace_until_s and self._has(inode, lease, node):
+            lease.pending[node] = 0  # as if it had asked
+        self._settle(inode, now_s)
+
     def granted(self, node: NodeId, inode: InodeId, now_s: float) -> None:
         """A peer gives its pair's permission, asked for or not."""
         peer = self._peers.get(node)

@@ -26,6 +26,7 @@ import trio
 from dfsfs.base.errors import DfsError, ReadOnly, RemoteProtocolError
 from dfsfs.base.limits import JOINING_TIMEOUT_S, LEASE_TIMEOUT_S, LEASES_MAX, LEASES_PER_MESSAGE_MAX
 from dfsfs.base.types import InodeId, NodeId, Origin
+from dfsfs.cluster.ahead import RunsOfRequests
 from dfsfs.cluster.lease import Grant, HandOver, LeaseTable, Ready, Request
 from dfsfs.runtime import Bounds, World
 
@@ -45,6 +46,7 @@ class LeaseStatistics:
     timeouts: int = 0
     requests: int = 0  # sent
     grants: int = 0  # sent
+    given_ahead: int = 0  # of those: before they were asked for, or nobody needed to
     written_back: int = 0  # files written back for another node
 
 
@@ -61,12 +63,16 @@ class Leases:
         is_dirty: Callable[[InodeId], bool],
         write_back: Callable[[InodeId], Awaitable[None]],
         peers_changed: Callable[[], None] = lambda: None,
+        following: Callable[[InodeId, int], Sequence[InodeId]] = lambda inode, limit: (),
     ) -> None:
         """`is_dirty` tells whether there is something to write back before an inode's lease goes.
 
         `write_back` returns when all of it is in rows of this node. `peers_changed` is called when
-        a peer is connected or not any more.
+        a peer is connected or not any more. `following` tells what stands behind an inode in the
+        tree: who has asked for that one asks for those next.
         """
+        self._following = following
+        self._runs = RunsOfRequests()
         self._peers_changed = peers_changed
         self.read_only = False  # nothing may be changed here now (`--on-partition readonly`)
         self._world = world
@@ -216,6 +222,7 @@ class Leases:
         """The session is over, and the peer knows."""
         self._met.discard(node)
         self._active.discard(node)
+        self._runs.disconnected(node)
         if self._channels.pop(node, None) is not None:
             self._table.disconnect(node, self._world.now_s())
         self._changed.unpark_all()
@@ -231,6 +238,7 @@ class Leases:
         if not isinstance(body, list) or len(body) > LEASES_PER_MESSAGE_MAX:
             raise RemoteProtocolError("malformed lease message")
         now_s = self._world.now_s()
+        ahead: list[InodeId] = []
         for item in body:
             if not (
                 isinstance(item, list)
@@ -242,7 +250,20 @@ class Leases:
             if len(item) == 1:
                 self._table.granted(node, InodeId(item[0]), now_s)
             else:
-                self._table.requested(node, InodeId(item[0]), item[1], now_s)
+                inode = InodeId(item[0])
+                self._table.requested(node, inode, item[1], now_s)
+                if more := self._runs.requested(node, inode, now_s):
+                    ahead += self._following(inode, more)
+        self._act()
+        if ahead:
+            self._give_ahead(node, ahead, now_s)
+
+    def _give_ahead(self, node: NodeId, inodes: Iterable[InodeId], now_s: float) -> None:
+        """Give what nobody works on here, behind what was asked for."""
+        for inode in inodes:
+            if not self._is_dirty(inode):
+                self._table.give(node, inode, now_s)
+                self.statistics.given_ahead += 1
         self._act()
 
     # -- acting -------------------------------------------------------------------------------

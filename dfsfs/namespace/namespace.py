@@ -120,6 +120,13 @@ class Namespace:
         """
         return self._reader.names(directory)
 
+    def following(self, inode: InodeId, limit: int) -> builtins.list[InodeId]:
+        """Up to `limit` inodes behind one, when the tree is gone through in the order of names.
+
+        What a directory has in it comes behind it. Without names in conflict.
+        """
+        return self._reader.following(inode, limit)
+
     def parent(self, directory: InodeId) -> InodeId:
         """The directory a directory is shown in; the root is its own.
 

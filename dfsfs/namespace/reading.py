@@ -45,6 +45,12 @@ Row = tuple[Any, ...]
 _KINDS = {int(kind): kind for kind in FileKind}
 
 
+_FOLLOWING = (
+    "SELECT l.inode, l.name, i.kind FROM link l JOIN inode i ON i.inode = l.inode"
+    " WHERE l.directory=? AND l.name>? AND l.role=1 ORDER BY l.name LIMIT ?"
+)
+
+
 class Found(NamedTuple):
     """What is behind a name."""
 
@@ -244,6 +250,27 @@ class Reader:
         if aliases:
             found += [(name, inode, self.get(inode).kind) for name, inode in aliases]
             found.sort()
+        return found
+
+    def following(self, inode: InodeId, limit: int) -> builtins.list[InodeId]:
+        """What stands behind an inode when the tree is gone through in the order of names."""
+        found: builtins.list[InodeId] = []
+        places = [(inode, b"")]  # where to go on, the last one first
+        while inode != ROOT_INODE:
+            place = self._database.row("SELECT directory, name FROM link WHERE link=?", (inode,))
+            if place is None or place[0] is None:
+                break
+            places.insert(0, (InodeId(place[0]), place[1]))
+            inode = InodeId(place[0])
+        while places and len(found) < limit:
+            directory, after = places.pop()
+            for child, name, kind in self._database.rows(
+                _FOLLOWING, (directory, after, limit - len(found))
+            ):
+                found.append(InodeId(child))
+                if kind == FileKind.DIRECTORY:
+                    places += [(directory, name), (InodeId(child), b"")]
+                    break
         return found
 
     def parent(self, directory: InodeId) -> InodeId:

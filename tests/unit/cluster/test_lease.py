@@ -368,6 +368,28 @@ def test_a_request_that_crosses_what_was_given_back_is_answered_by_that() -> Non
     assert len(network.sides[0].table) == len(network.sides[1].table) == 0
 
 
+def test_what_nobody_needs_is_given_without_being_asked_for() -> None:
+    network = pair()
+    network.sides[0].table.give(NODES[1], INODES[0], network.now_s)
+    network.act(0)
+    network.settle()
+    assert network.sent == 1
+    assert network.sides[1].table.held(INODES[0])
+    network.sides[0].table.give(NODES[1], INODES[0], network.now_s)  # it is there already
+    network.act(0)
+    assert network.sent == 1
+
+
+def test_what_is_used_is_not_given_without_being_asked_for() -> None:
+    network = pair()
+    network.use(0, INODES[0])
+    network.sides[0].table.give(NODES[1], INODES[0], network.now_s)
+    network.leave(0, INODES[0])
+    network.settle()
+    assert network.sent == 0
+    assert network.sides[0].table.held(INODES[0])
+
+
 class LeaseMachine(RuleBasedStateMachine):
     """Three nodes, cut and joined at any time, in any order of deliveries."""
 
@@ -377,7 +399,7 @@ class LeaseMachine(RuleBasedStateMachine):
         for a, b in combinations(range(3), 2):
             self.network.connect(a, b)
         self.network.settle()
-        self.uses = 0
+        self.uses = self.given = 0
 
     def _sides(self) -> list[Side]:
         return self.network.sides
@@ -431,6 +453,13 @@ class LeaseMachine(RuleBasedStateMachine):
             side.table._give_back(self.network.now_s)
             self.network.act(number)
 
+    @rule(a=st.integers(0, 2), b=st.integers(0, 2), inode=st.sampled_from(INODES))
+    def give(self, a: int, b: int, inode: InodeId) -> None:
+        """What who sees requests come one after the other does."""
+        self.given += 1
+        self._sides()[a].table.give(NODES[b], inode, self.network.now_s)
+        self.network.act(a)
+
     @rule(seconds=st.sampled_from([0.001, LEASE_PEACE_S, 1.0]))
     def advance(self, seconds: float) -> None:
         self.network.advance(seconds)
@@ -445,7 +474,7 @@ class LeaseMachine(RuleBasedStateMachine):
         for side in self._sides():
             assert not side.waiting
             assert not side.users
-        assert self.network.sent <= 12 * (self.uses + 30)
+        assert self.network.sent <= 12 * (self.uses + self.given + 30)
 
     def teardown(self) -> None:
         self.nobody_starves()

@@ -45,3 +45,22 @@ def test_small_inodes_are_bounded_by_their_number(node: Node) -> None:
     for number in range(1, INODE_CACHE_COUNT + 100):
         cache.remember(replace(root, inode=InodeId(number)))
     assert cache.bounded()["inode_cache"] == [INODE_CACHE_COUNT, INODE_CACHE_COUNT]
+
+
+def test_what_follows_an_inode_is_what_a_walk_comes_to_next(node: Node) -> None:
+    node.file(b"a")
+    b = node.directory(b"b")
+    b1 = node.directory(b"1", b)
+    x, y = node.file(b"x", b1), node.file(b"y", b1)
+    b2 = node.file(b"2", b)
+    c, d = node.directory(b"c"), node.file(b"d")
+    whole = [b1, x, y, b2, c, d]
+    for limit in range(1, 9):
+        assert node.fs.following(b, limit) == whole[:limit]
+    assert node.fs.following(x, 9) == [y, b2, c, d]
+    assert node.fs.following(y, 1) == [b2]
+    assert node.fs.following(d, 9) == []
+    assert node.fs.following(ROOT_INODE, 3)[1:] == [b, b1]
+    node.fs.unlink(b1, b"x")
+    assert node.fs.following(x, 9) == []  # it stands nowhere
+    assert node.fs.following(b1, 2) == [y, b2]
