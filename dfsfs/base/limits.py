@@ -145,7 +145,9 @@ CLOCK_LEAP_MAX_S = CLOCK_AHEAD_MAX_S / 2  # a clock that leaps further ahead is 
 LEASES_MAX = 65_536  # permissions of others kept here; above, the oldest go back
 LEASES_GIVEN_MAX = 2 * LEASES_MAX  # of ours that one peer may keep: some are on their way back
 LEASES_AHEAD_MAX = 256  # given with one that was asked for, to who asks for one after the other
-LEASE_RUN_S = 0.5  # requests that come sooner than this after each other are a run
+LEASE_RUN_S = (
+    0.5  # requests sooner after each other than this, and an eighth for each given, are a run
+)
 LEASE_PEACE_S = 0.003  # a holder that had to wait for a lease is left in peace for so long
 LEASE_MARGIN_S = 8.0  # for a holder that is alive to write back
 LEASE_TIMEOUT_S = SESSION_LEASE_S + LEASE_MARGIN_S  # longest wait for a lease

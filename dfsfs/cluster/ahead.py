@@ -33,7 +33,8 @@ class RunsOfRequests:
     def requested(self, node: NodeId, inode: InodeId, now_s: float) -> int:
         """How many leases to give beyond this one, which a peer has just asked for."""
         run = self._runs.get(node)
-        if run is None or now_s - run.last_s > LEASE_RUN_S:
+        # Who was given more comes back later.
+        if run is None or now_s - run.last_s > LEASE_RUN_S * (1 + run.window / 8):
             self._runs[node] = _Run(now_s, asked={inode})
             return 0
         run.last_s = now_s

@@ -33,6 +33,13 @@ def test_a_pause_ends_a_run() -> None:
     assert ask(runs, 4, 5, now_s=2 * LEASE_RUN_S) == [0, 2]
 
 
+def test_who_was_given_many_has_time_to_use_them() -> None:
+    runs = RunsOfRequests()
+    ask(runs, *range(20))
+    assert ask(runs, 20, now_s=10 * LEASE_RUN_S) == [LEASES_AHEAD_MAX]
+    assert ask(runs, 21, now_s=100 * LEASE_RUN_S) == [0]
+
+
 def test_each_peer_has_a_run_of_its_own() -> None:
     runs = RunsOfRequests()
     ask(runs, 1, 2, 3)
