@@ -286,6 +286,18 @@ async def full(trouble: Trouble, dice: random.Random) -> None:
     store._reserve_bytes = reserve  # also if the node was restarted: then it had room at once
 
 
+async def away(trouble: Trouble, dice: random.Random) -> None:
+    """A node works alone for long: longer than a short horizon, not than a short grace period."""
+
+    async def part() -> None:
+        node = dice.choice(trouble.nodes())
+        trouble.sim.partition([node], [other for other in trouble.nodes() if other is not node])
+        await trio.sleep(dice.uniform(25, 45))
+        trouble.sim.heal()
+
+    await trouble.separate(part)
+
+
 async def clock_off(trouble: Trouble, dice: random.Random) -> None:
     """A clock is an hour or ten years off, until somebody sees it."""
     node = dice.choice(trouble.sim.up() or trouble.nodes())
@@ -301,6 +313,7 @@ HARM: dict[str, Fault] = {
     "restored": restored,
     "rotten": rotten,
     "full": full,
+    "away": away,
     "clock": clock_off,
 }
 

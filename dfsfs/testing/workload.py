@@ -15,7 +15,13 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import DfsError
-from dfsfs.base.limits import CALL_TIMEOUT_S, FETCH_TIMEOUT_S, GC_GRACE_DEFAULT_S, SESSION_LEASE_S
+from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
+    FETCH_TIMEOUT_S,
+    GC_GRACE_DEFAULT_S,
+    HORIZON_DEFAULT_S,
+    SESSION_LEASE_S,
+)
 from dfsfs.base.units import KIB
 from dfsfs.testing import checkers, copies, faults
 from dfsfs.testing.faults import HARM, Fault, Trouble, run_task
@@ -26,6 +32,7 @@ DIRECTORIES = ("", "/d", "/e", "/d/f")
 FILES_PER_DIRECTORY = 3
 SETTLE_S = 240.0
 SHORT_GRACE_S = 60.0  # longer than any node is away
+SHORT_HORIZON_S = 20.0
 STRETCH = 4  # a life with a short grace period is so much longer, with as many calls
 SCRUB_S = 60.0
 CALL_S_MAX = FETCH_TIMEOUT_S + CALL_TIMEOUT_S + 2 * SESSION_LEASE_S
@@ -59,6 +66,7 @@ class Mix:
     loss: bool  # in the end one node is lost for good
     skew_s: float
     grace_s: float  # of garbage collection
+    horizon_s: float  # after which those who are away are not waited for before rows are forgotten
     repair_after_s: float
     seconds: float
 
@@ -68,6 +76,7 @@ class Mix:
         return {
             "replicas": self.replicas,
             "gc_grace_s": self.grace_s,
+            "horizon_s": self.horizon_s,
             "repair_after_s": self.repair_after_s,
             "scrub_period_s": SCRUB_S,
         }
@@ -93,6 +102,7 @@ def mix_of(dice: random.Random, seconds: float) -> Mix:
         loss=dice.random() < 0.5,
         skew_s=dice.choice((0.0, 0.0, 5.0, 600.0)),
         grace_s=GC_GRACE_DEFAULT_S if stretch == 1 else SHORT_GRACE_S,
+        horizon_s=dice.choice((HORIZON_DEFAULT_S, HORIZON_DEFAULT_S, SHORT_HORIZON_S)),
         repair_after_s=dice.choice((20.0, 60.0, 300.0)),
         seconds=seconds * stretch,
     )
@@ -153,6 +163,9 @@ async def _recover(sim: Simulation, mix: Mix) -> None:
     for node in sim.up():
         found = await run_task(node, "scrub")
         assert not found["lost"], f"seed {sim.seed}: {node.name} has lost {found['lost']}"
+    # Flipped bits may be left in what no file needs, and nobody has a good copy of.
+    judged = await run_task(sim.dice.choice(sim.up()), "fsck", repair=mix.harm == "rotten")
+    assert not judged["result"]["left"], f"seed {sim.seed}: fsck says {judged}"
     if mix.grace_s == SHORT_GRACE_S:
         # What nobody needs goes, and nothing else.
         await trio.sleep(4 * mix.grace_s)
