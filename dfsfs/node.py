@@ -137,6 +137,7 @@ class Node:
                 await self.cluster.join(JOIN_TIMEOUT_S)
                 self._state.names_are_back()
             self._adopt_digest()
+            nursery.start_soon(run_worker, self.cluster.upkeep.settler)
             self._stack = stack.pop_all()
         return True
 
@@ -417,9 +418,11 @@ class Node:
 
     async def _flush(self) -> None:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
+        position = self.namespace.position
         await self.store.sync()
         await self.world.run_blocking(self._state.namespace.sync)
         await self.members.flush(self.world)
+        self.cluster.exchange.flushed(position)
 
     # -- facts for the vfs (vfs.FileFacts) ------------------------------------------------------
 

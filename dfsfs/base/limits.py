@@ -122,6 +122,9 @@ SHORT_CHECK_S = 1.0  # how often it is asked whether files on too few nodes have
 SHORT_SUSPECT_S = 60.0  # after a block reached too few nodes, what is committed is looked at
 GC_PERIOD_S = 3 * 3600.0  # between two looks for unreferenced blocks, or an eighth of the grace
 GC_PERIOD_MIN_S = 1.0
+SETTLE_S = 5.0  # how often what was closed and not fsynced is flushed, too
+SETTLE_PATIENCE_S = 30.0  # for a writer to say that it has; then others look
+SETTLE_EMPTY_S = 10.0  # a file that lost its first content is empty after so long, not sooner
 GC_RETRY_S = 300.0  # after a look that could not read every tree
 GC_CLOCK_S = 10.0  # how often the clock of grace periods is written down
 SCRUB_REST_MAX_S = 60.0  # a paced scrub looks again at least so often whether it is late
@@ -139,6 +142,7 @@ RELATIME_S = 24 * 3600.0  # atime is updated at least so often when a file is re
 HANDLER_TIMEOUT_S = 60.0  # longest a filesystem call may take
 CALLERS_LOOK_S = 0.25  # a call that takes longer is looked after: its caller may have been killed
 CLOCK_AHEAD_MAX_S = 3600.0  # a stamp further ahead of local time is refused
+SETTLED_S = 3 * CLOCK_AHEAD_MAX_S  # content so old was flushed long ago, even if a clock errs
 CLOCK_LEAP_MAX_S = CLOCK_AHEAD_MAX_S / 2  # a clock that leaps further ahead is not believed
 
 # -- leases -----------------------------------------------------------------------------------
@@ -173,6 +177,7 @@ GOSSIP_S = 5.0  # how often two nodes compare their member tables
 SUSPECT_S = 10.0  # a peer without a session is suspect for so long, then dead
 OFFER_COUNT_MAX = 512  # digests in one offer
 REPAIR_COPIES_MAX = 4  # blocks a repair sends at a time
+SETTLE_COUNT_MAX = 64  # files looked at in one step for whether they are flushed
 GC_PAGE_COUNT = 256  # blocks looked at in one step of a garbage collection
 GC_NEWS_MAX = 1024  # contents committed during a look; above, it begins anew
 SCRUB_PAGE_COUNT = 16  # blocks verified in one step of a scrub

@@ -36,7 +36,7 @@ from dfsfs.cluster.upkeep import Upkeep
 from dfsfs.content import walk
 from dfsfs.namespace import Change, Namespace
 from dfsfs.net import Endpoint, Session
-from dfsfs.runtime import Bounds, Database, WorkerStatus, World, run_worker
+from dfsfs.runtime import Bounds, Database, Worker, WorkerStatus, World, run_worker
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ class Cluster:
             self.membership,
             self.replicator,
             self.publication,
+            self.leases,
             settings,
             contents_in_use=contents_in_use,
             check_namespace=check_namespace,
@@ -265,7 +266,8 @@ class Cluster:
 
     def worker_statuses(self) -> list[WorkerStatus]:
         """Background duties."""
-        return [worker.status for worker in (self.cache, *self.upkeep.workers, self.purger)]
+        workers: list[Worker] = [self.cache, self.upkeep.settler, *self.upkeep.workers, self.purger]
+        return [worker.status for worker in workers]
 
     def coherence(self) -> dict[str, Any]:
         """What `dfs status` shows of this mount among the others."""

@@ -8,6 +8,7 @@ acknowledges. So the two directions are independent, and everything on one strea
     sender -> receiver   rows    batches of whole transactions, each naming the position it follows;
                                  maybe a number: "flush, when you have applied them", and marks of
                                  drafts that begin before them or end behind them
+    sender -> receiver   stable  which of its own rows the sender has flushed, with their blocks
     sender -> receiver   left    about how many rows you lack, now and then while that is so
     sender -> receiver   ready   "you have acknowledged all I held when you told me what you have"
     sender -> receiver   level   "from now on I count you: every row waits for your acknowledgement"
@@ -105,6 +106,9 @@ class Exchange:
         namespace.subscribe(self._committed)
         self.heard: set[NodeId] = set()  # peers that have said what they hold
         self.used_origins: set[Origin] = set()  # not empty: this node's state went back in time
+        # Own rows after the first position up to the second are on stable storage here, with their
+        # blocks. Those of a former life are not known to be: a power cut may have ended it.
+        self._stable = (namespace.position, namespace.position)
         self.rows_bytes_sent = 0
         self.rows_bytes_applied = 0
 
@@ -129,6 +133,7 @@ class Exchange:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive_reports, session, sender)
                     await self._meet_floors(session, sender)
+                    nursery.start_soon(self._tell_stable, sender)
                     while True:
                         began_s = trio.current_time()
                         batches = sender.next_batches()
@@ -199,6 +204,20 @@ class Exchange:
         """What is held here, and the floor."""
         space = self._namespace
         return ["have", wire_positions(space.have()), wire_positions(space.floor)]
+
+    def flushed(self, position: int) -> None:
+        """Own rows up to `position`, and all blocks put before them, are on stable storage here."""
+        self._stable = (self._stable[0], max(self._stable[1], position))
+        self._namespace.fallbacks.flushed(self._namespace.origin, *self._stable)
+
+    async def _tell_stable(self, sender: Sender) -> None:
+        """Now and then: a message for each flush would cost as much as the rows."""
+        told = (0, 0)
+        while True:
+            await trio.sleep(ROWS_REPORT_S)
+            if sender.level and (told != self._stable or sender.sent_since):
+                told, sender.sent_since = self._stable, False
+                await sender.stream.send(["stable", *told])
 
     def _check_own_past(self, node: NodeId, held: dict[Origin, int]) -> None:
         """A peer that holds more of this node's rows than this node: its state went back in time.
@@ -318,6 +337,8 @@ class Exchange:
                     if kind == "ask":
                         for inode in marks:
                             self._drafts.asked(node, InodeId(inode))
+                    elif kind == "stable":
+                        self._namespace.fallbacks.flushed(origin_of(session), *message.body[1:3])
                     elif kind == "lease":
                         self._leases.received(node, message.body[1])
                     elif kind == "left":

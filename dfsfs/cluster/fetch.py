@@ -138,10 +138,12 @@ class Fetcher:
             data, failure = await self._race(digest, sessions)
             if data is not None:
                 return data
-            if failure is not None and not isinstance(failure, Unavailable):
-                everyone = {member.node for member in self._members.current()}
-                if everyone <= {session.peer.node for session in sessions} | {self._members.own}:
-                    raise failure  # all were asked: waiting will not help
+            everyone = {member.node for member in self._members.current()} - {self._members.own}
+            if not everyone:
+                raise NotFound(f"no block {digest_text(digest)}, and there is no other node")
+            asked = {session.peer.node for session in sessions}
+            if failure is not None and not isinstance(failure, Unavailable) and everyone <= asked:
+                raise failure  # all were asked: waiting will not help
             await trio.sleep(RETRY_S)
 
     def _holders(self, digest: Digest) -> list[Session]:

@@ -225,6 +225,13 @@ class Publication:
         """
         await self._sync_local()
 
+    async def flush_peer(self, node: NodeId) -> bool:
+        """Have a peer flush its blocks and rows; whether it did."""
+        peer = self._peers.get(node)
+        if peer is None:
+            return False
+        return await self._flushed(peer, peer.puts_acknowledged, peer.channel.flush())
+
     async def _wait_visible(self, position: int) -> None:
         if not self._peers or self._reach() >= position:
             await trio.lowlevel.checkpoint_if_cancelled()

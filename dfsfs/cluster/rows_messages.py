@@ -92,6 +92,10 @@ def checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> RowsMess
         if not _is_position(body[1]):
             raise RemoteProtocolError("malformed count of rows")
         return RowsMessage("left", [])
+    if isinstance(body, list) and len(body) >= 3 and body[0] == "stable":
+        if not all(map(_is_position, body[1:3])):
+            raise RemoteProtocolError("malformed positions of what is stable")
+        return RowsMessage("stable", [])
     if isinstance(body, list) and len(body) == 2 and body[0] == "lease":
         return RowsMessage("lease", [])
     if isinstance(body, list) and len(body) >= 2 and body[0] == "ask":

@@ -39,6 +39,7 @@ class Sender:
         self.floor: dict[Origin, int] = {}  # below which it takes no rows from us
         self.ready = False  # it had acknowledged everything once
         self.level = False  # it is counted
+        self.sent_since = False  # rows, since the peer was told what is stable
         self.left = 0  # rows it lacked when they were counted last
         self._count_s = -math.inf  # when that was
         self._leases: deque[tuple[int, list[int]]] = deque()  # each after this position of ours
@@ -195,6 +196,7 @@ class Sender:
             batches = self._from_database()
         for batch in batches:
             self._sent[batch.origin] = batch.upto
+        self.sent_since = self.sent_since or bool(batches)
         return batches
 
     def count_left(self) -> int | None:

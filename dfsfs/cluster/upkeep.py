@@ -14,6 +14,7 @@ from dfsfs.blocks import BlockStore
 from dfsfs.cluster.drain import Drain, is_draining
 from dfsfs.cluster.fsck import Checker
 from dfsfs.cluster.gc import Collector, ContentsInUse
+from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.members import Member
 from dfsfs.cluster.membership import Membership
 from dfsfs.cluster.publication import Publication
@@ -21,6 +22,7 @@ from dfsfs.cluster.repair import Repairer
 from dfsfs.cluster.replicate import Replicator
 from dfsfs.cluster.scrub import Scrubber
 from dfsfs.cluster.settings import ClusterSettings
+from dfsfs.cluster.settle import Settler
 from dfsfs.cluster.short import ShortFiles
 from dfsfs.cluster.storage import ClusterStorage
 from dfsfs.namespace import Namespace
@@ -44,6 +46,7 @@ class Upkeep:
         membership: Membership,
         replicator: Replicator,
         publication: Publication,
+        leases: Leases,
         settings: ClusterSettings,
         *,
         contents_in_use: ContentsInUse,
@@ -100,13 +103,16 @@ class Upkeep:
             storage,
             is_whole=lambda: self.repairer.looks > 0 and not self.repairer.shortage.short_blocks,
         )
+        self.settler = Settler(
+            world, namespace, storage, store, endpoint, members, leases, publication
+        )
         self._drain = Drain(
             members, namespace, publication, self.repairer, announce=membership.announce
         )
 
     @property
     def workers(self) -> list[Worker]:
-        """What runs in the background."""
+        """What runs in the background from the start; `settler` is for later, since it writes."""
         return [self.repairer, self.collector, self.scrubber, self._short]
 
     def _looked(self) -> None:

@@ -2,6 +2,7 @@
 
 from dfsfs.namespace.check import check_snapshot
 from dfsfs.namespace.conflicts import CONFLICT_MARK
+from dfsfs.namespace.fallbacks import Fallback
 from dfsfs.namespace.namespace import Namespace
 from dfsfs.namespace.purge import Judgement
 from dfsfs.namespace.rejoin import Rejoin
@@ -27,6 +28,7 @@ __all__ = [
     "Change",
     "Conflict",
     "Entry",
+    "Fallback",
     "Inode",
     "Judgement",
     "Namespace",

@@ -7,6 +7,7 @@ until `liveness` and `slots` have settled it in the same transaction.
 
 from dfsfs.base.errors import RemoteProtocolError
 from dfsfs.base.types import ZERO_STAMP, InodeId, Stamp
+from dfsfs.namespace.fallbacks import note_written
 from dfsfs.namespace.rows import (
     AttributeRow,
     ContentRow,
@@ -96,6 +97,8 @@ def _join_content(work: WorkingSet, row: ContentRow) -> None:
     if time is not None and row.stamp.time <= time:
         return
     content = row.content
+    if row.stamp.time > work.settled_until:
+        note_written(work.database, row.inode, row.stamp, content)
     work.database.execute(
         "INSERT OR REPLACE INTO content(inode, writer, time, size, root, inline, shift, stored,"
         " mtime_ns, vector, dot_time, dot_origin) VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",

@@ -17,12 +17,14 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from dfsfs.base.errors import Unavailable
-from dfsfs.base.limits import ROWS_BATCH_COUNT_MAX
+from dfsfs.base.limits import ROWS_BATCH_COUNT_MAX, SETTLED_S
 from dfsfs.base.types import ContentRef, FileKind, InodeId, LinkId, Origin, Stamp
+from dfsfs.base.units import US_PER_S
 from dfsfs.crdt import HybridClock, dominates
 from dfsfs.namespace import check as checking
 from dfsfs.namespace.again import Again
 from dfsfs.namespace.edits import Edits
+from dfsfs.namespace.fallbacks import Fallbacks
 from dfsfs.namespace.feed import count_rows, decode_batch, decode_page, read_batch, read_page
 from dfsfs.namespace.local import LocalState, change_of
 from dfsfs.namespace.purge import Judgement, Purge, judge
@@ -69,6 +71,7 @@ class Namespace:
         self._database = database
         self._clock = clock
         self._node_name = node_name
+        self.fallbacks = Fallbacks(database)
         self._irregular = Irregular(database)
         self._reader = Reader(database, self._irregular)
         self._local = LocalState(
@@ -554,7 +557,9 @@ class Namespace:
         return self._database.value("SELECT time FROM have WHERE origin=?", (origin,)) or 0
 
     def _working_set(self) -> WorkingSet:
-        return WorkingSet(self._database, self._irregular, self._node_name)
+        work = WorkingSet(self._database, self._irregular, self._node_name)
+        work.settled_until = self._clock.last - int(SETTLED_S * US_PER_S)
+        return work
 
     # -- whole tree ---------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId, LinkId, Origin, Stamp
 from dfsfs.crdt import join
 from dfsfs.namespace.conflicts import CONFLICT_MARK
+from dfsfs.namespace.fallbacks import note_rename, note_written
 from dfsfs.namespace.local import LocalState
 from dfsfs.namespace.reading import Found, Reader
 from dfsfs.namespace.rows import (
@@ -230,6 +231,7 @@ class Quick:
             if target is not None:
                 replaced = self._reader.get(target.inode)
                 rows += self._remove(stamp, target, replaced)
+                note_rename(self._database, found.inode, target.inode)
                 gone = 1
                 last = replaced.kind == FileKind.DIRECTORY
                 removed = Removed(target.inode, 0 if last else replaced.nlink - 1)
@@ -297,6 +299,7 @@ class Quick:
         vector.pop(stamp.origin, None)
         row = ContentRow(stamp, found.inode, content, mtime_ns, vector, stamp)
         with self._local.undoing(), self._database.transaction():
+            note_written(self._database, found.inode, stamp, content)
             self._database.execute(
                 _WRITE_CONTENT,
                 (

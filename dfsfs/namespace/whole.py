@@ -2,6 +2,7 @@
 
 from dfsfs.base.types import ContentRef, InodeId
 from dfsfs.namespace.conflicts import CONFLICT_MARK, siblings
+from dfsfs.namespace.fallbacks import read_fallbacks
 from dfsfs.namespace.reading import read_private
 from dfsfs.namespace.types import Conflict
 from dfsfs.namespace.working import read_slots
@@ -54,6 +55,7 @@ def read_contents(
         (start, limit),
     )
     found: list[tuple[InodeId, ContentRef]] = []
+    has_fallbacks = database.row("SELECT 1 FROM fallback LIMIT 1") is not None
     for (inode,) in inodes:
         rows = database.rows(
             "SELECT size, root, inline, shift, stored FROM content WHERE inode=?", (inode,)
@@ -65,4 +67,6 @@ def read_contents(
         private = read_private(database, inode)
         if private is not None:
             found.append((inode, ContentRef(*private["content"])))
+        if has_fallbacks:
+            found += [(inode, fallback.content) for fallback in read_fallbacks(database, inode)]
     return found

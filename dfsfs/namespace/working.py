@@ -247,6 +247,7 @@ class WorkingSet:
         self.database = database
         self.irregular = irregular
         self.node_name = node_name
+        self.settled_until = 0  # contents up to this time were flushed long ago: see `fallbacks`
         self.inodes: dict[InodeId, InodeState] = {}
         self.links: dict[LinkId, LinkState] = {}
         # Touched by rows that joined. Dictionaries serve as sets that keep their order.

@@ -48,6 +48,7 @@ class SimNode:
         self.name = config.name
         self.identity = identity
         self.incarnation = 0
+        self.boot = 0  # how often its machine lost power
         self.up = False
         self.gone = False  # for good
         self._history = history

@@ -153,6 +153,7 @@ class Simulation:
 
     async def _start(self, node: SimNode, config: Config, skew_s: float) -> None:
         world = SimWorld(f"{self.seed}/{node.name}/{node.incarnation}", skew_s=skew_s)
+        world.machine = f"{node.boot}"
         transport = self.network.transport(node.name, node.identity.node_id)
         await self._nursery.start(node.live, config, world, transport)
         if self.reorder_s:
@@ -176,6 +177,7 @@ class Simulation:
         self.history.power_cut(node.name for node in cut)
         for node in cut:
             self._fuses.pop(node.name, None)
+            node.boot += 1
             self._take_down(node, partial(self._disks[node.name].power_cut, dice=self.dice))
 
     def power_cut_in_flush(self, node: SimNode, flushes: int = 1) -> None:

@@ -85,6 +85,7 @@ async def make() -> dict[str, bytes]:
         f"{METHOD_SNAPSHOT} answer": [{7: 12}, {7: 10}, 3, b"next"],
         f"{METHOD_ROWS} ready": ["ready"],
         f"{METHOD_ROWS} level": ["level"],
+        f"{METHOD_ROWS} stable": ["stable", 3, 12],
         f"{METHOD_ROWS} lease": ["lease", [[request.inode, request.stamp], [grant.inode]]],
         f"{METHOD_GET}": [DIGEST],
         f"{METHOD_PUT}": [DIGEST],
