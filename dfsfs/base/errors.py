@@ -16,6 +16,7 @@
     │   ├─ KeyMissing        a network key is needed and there is none here
     │   ├─ KeyMismatch       the other side holds another network key
     │   ├─ NotMember         this node was removed from the network
+    │   ├─ OtherNode         not the node that should be at that address
     │   └─ SelfConnection    the address dialled is our own
     ├─ Misconfigured      what the operator asked for makes no sense -> say what to do, do not start
     ├─ LocalProtocolError    we broke the wire protocol: our bug
@@ -198,6 +199,10 @@ class KeyMismatch(Refused):
 
 class NotMember(Refused):
     """The node was removed from the network, and nobody has taken it back."""
+
+
+class OtherNode(Refused):
+    """Another node of this network answers at the address of the one that was looked for."""
 
 
 class SelfConnection(Refused):

@@ -167,7 +167,11 @@ def _replication_lines(replication: dict[str, Any]) -> list[str]:
         return []
     if replication.get("looks") == 0:
         return ["copies    not known yet: this node is looking at its blocks"]
-    line = "copies    all there" if not missing else f"copies    {missing} missing"
+    line = f"copies    {missing} missing"
+    if not missing:
+        line = "copies    all there"
+        if replication.get("away"):
+            line += ", but for nodes that are not reached"
     if missing and (size := replication.get("missing_bytes")):
         line += f" ({byte_text(size)}{_until(replication.get('remaining_s'))})"
     if queued := replication.get("queued_copies", 0):

@@ -30,9 +30,11 @@ class Drain:
         publication: Publication,
         repairer: Repairer,
         *,
+        copies: int,
         announce: Callable[[], object],
     ) -> None:
         """`announce` publishes this node's record anew."""
+        self._copies = copies
         self._members = members
         self._namespace = namespace
         self._publication = publication
@@ -58,6 +60,9 @@ class Drain:
                 await trio.sleep(POLL_S)
             yield self._report()
             if self.is_safe():
+                if (count := len(self._others())) < self._copies:
+                    few = f"only {count} other nodes store blocks now, of {self._copies} wanted"
+                    yield {"finding": f"{few}: what they hold has too few copies", "mended": False}
                 yield {"result": "drained"}
                 return
             if not self._others():
@@ -74,7 +79,9 @@ class Drain:
         return any(peer.acknowledged >= position for peer in self._publication.peers)
 
     def _others(self) -> list[str]:
-        return [m.name for m in self._members.current() if m.weight and m.node != self._members.own]
+        """Who stores, and is not replaced because it is away."""
+        absent = self._members.absent | {self._members.own}
+        return [m.name for m in self._members.current() if m.weight and m.node not in absent]
 
     def _report(self) -> dict[str, Any]:
         shortage = self._repairer.shortage

@@ -27,6 +27,7 @@ from dfsfs.base.errors import (
     NotDfsNode,
     NotFound,
     NotMember,
+    OtherNode,
     Refused,
     RemoteProtocolError,
     SelfConnection,
@@ -278,11 +279,26 @@ class Membership:
             if url not in self.self_urls and self._bootstrap_node.get(url) is None:
                 yield dialing, (url,), None
 
+    async def _connect(self, url: str, node: NodeId | None) -> Session:
+        """A session with the node at an address; with whoever is there now, if nobody knows them.
+
+        A node that has lost its state directory is another one, at the old address. If it was the
+        first of its network it was told of nobody to join: then it is found by those who look for
+        the old one.
+        """
+        try:
+            return await self._endpoint.connect(url, expect=node)
+        except OtherNode:
+            if any(url in member.addresses for member in self._table.all() if member.node != node):
+                raise
+        log.warning("another node has taken the address %s", url)
+        return await self._endpoint.connect(url)
+
     async def _dial(self, dialing: _Dialing, urls: tuple[str, ...], node: NodeId | None) -> None:
         try:
             for url in urls:
                 try:
-                    session = await self._endpoint.connect(url, expect=node)
+                    session = await self._connect(url, node)
                 except SelfConnection:
                     self.self_urls.add(url)
                     return

@@ -107,7 +107,12 @@ class Upkeep:
             world, namespace, storage, store, endpoint, members, leases, publication
         )
         self._drain = Drain(
-            members, namespace, publication, self.repairer, announce=membership.announce
+            members,
+            namespace,
+            publication,
+            self.repairer,
+            copies=settings.copies,
+            announce=membership.announce,
         )
 
     @property

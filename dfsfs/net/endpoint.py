@@ -24,6 +24,7 @@ from dfsfs.base.errors import (
     KeyMismatch,
     LocalProtocolError,
     NotDfsNode,
+    OtherNode,
     Overloaded,
     PeerUnreachable,
     Refused,
@@ -288,7 +289,7 @@ class Endpoint:
                 raise SelfConnection(f"{peer.address} is this node itself")
             raise Refused(f"{peer.address} uses the identity of this node: was it copied?")
         if expect is not None and peer.node != expect:
-            raise Refused(
+            raise OtherNode(
                 f"{peer.address} is node {peer.node.hex()[:12]} ({peer.name}),"
                 f" not {expect.hex()[:12]}"
             )

@@ -37,6 +37,7 @@ _CODES: dict[type[DfsError], int] = {
     errors.RemoteProtocolError: 26,
     errors.EndOfStream: 27,
     errors.NotMember: 28,
+    errors.OtherNode: 29,
 }
 _CLASSES = {code: cls for cls, code in _CODES.items()}
 

@@ -133,6 +133,32 @@ def test_names_that_are_lost_here_come_back_from_a_peer(
     assert fsck(a) == fsck(b) == "clean\n"
 
 
+def test_the_founder_is_found_by_the_others_when_it_has_lost_everything(
+    network: ProcessNetwork,
+) -> None:
+    """Promise 10: restarted as it was, without an address to join, it is filled again."""
+    options = ("--repair-after", "3")
+    a, b = network.start("a", *options), network.start("b", *options)
+    network.wait_connected()
+    for number in range(4):
+        (a.path / str(number)).write_bytes(some_bytes(MIB, number))
+    (a.path / "inline").write_bytes(b"1")
+    wait_until(lambda: b.status()["replication"]["at_factor"] is True)
+    a.kill()
+    shutil.rmtree(a.state)
+    a.start(*options)
+    wait_until(lambda: (a.path / "inline").exists() and len(os.listdir(a.path)) == 5)
+    wait_until(lambda: a.status()["storage"]["block_count"] >= 16)
+    wait_until(lambda: b.status()["replication"]["restored"] is not None)
+    restored = b.status()["replication"]["restored"]
+    assert restored["bytes"] >= 4 * MIB
+    assert restored["seconds"] > 0
+    assert "all copies are there again" in b.log.read_text()
+    b.kill()
+    for number in range(4):
+        assert read_whole(a.path / str(number)) == some_bytes(MIB, number)
+
+
 def spoil(path: Path, damage: str) -> None:
     """Damage the database of a node that was stopped."""
     if damage == "gone":
