@@ -69,6 +69,9 @@ class SegmentFile:
                 flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
                 try:
                     self._descriptor = os.open(self.path, flags, 0o600)
+                    # What the kernel read ahead would be in the page cache without having been
+                    # verified; whole blocks are read at a time as it is.
+                    os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
                 except OSError as error:
                     raise self._failed("open", error) from error
             return self._descriptor

@@ -9,8 +9,9 @@ What a call costs, as long as nothing is wrong:
 - `sync`: one fdatasync(2) of the active segment, shared by all that wait, and one of the index if
   small blocks were put. Rows of large blocks need none: recovery finds their records.
 
-Integrity: a block put or verified since start is marked in a bitmap; one without the mark is read
-whole and compared with its digest. Small blocks are compared at every read. A block found bad stays
+Integrity: a block put or verified since start is marked in a bitmap, and served from the page cache
+without another look. One without the mark, and one the page cache has not (all) got, is read whole
+and compared with its digest. Small blocks are compared at every read. A block found bad stays
 where it is, unserved, until a good copy is put: the fault may be the memory's or the cable's.
 
 Durability: `put` survives kill -9 (page cache, WAL), `sync` power loss. After a failed flush
@@ -176,22 +177,17 @@ class SegmentStore:
                 return data
             if location.segment == SMALL:
                 raise self._found_bad(digest, Corrupt(f"bad small block {digest_text(digest)}"))
-            verified = self._verified.has(location.segment, location.position)
-            if not verified and (loading := self._loading.get(digest)) is not None:
+            if (loading := self._loading.get(digest)) is not None:
                 await loading.wait()  # somebody verifies it already; then it is in memory
                 continue
             try:
-                if verified:
-                    data = await self._read(location, offset, part)
-                else:
-                    whole = await self._load(digest, location)
-                    data = memoryview(whole)[offset : offset + part]
+                whole = await self._load(digest, location)
             except Corrupt as error:
                 if self._index.find(digest) == location:
                     raise self._found_bad(digest, error) from error
                 continue  # it was removed or replaced while a thread was reading it
             if self._index.find(digest) == location:
-                return data
+                return memoryview(whole)[offset : offset + part]
 
     async def verify(self, digest: Digest) -> None:
         """Read the block from the disk, not from the page cache, and compare it."""
@@ -219,14 +215,11 @@ class SegmentStore:
             self._verified.mark(segment, position)
             self._bad.pop(digest, None)
 
-    async def _read(self, location: Location, offset: int, size: int) -> bytes:
-        with self._files.using(location.segment) as file:
-            start = location.position + HEADER_BYTES + offset
-            return await self._world.run_blocking(file.read, start, size)
-
     async def _load(self, digest: Digest, location: Location) -> Buffer:
         """Read a block as a whole, verify it, remember that."""
         loading = self._loading[digest] = trio.Event()
+        # Until then nobody may be served what this read brings into the page cache.
+        self._verified.clear(location.segment, location.position)
         try:
             whole = await self._read_whole(digest, location)
         finally:
