@@ -158,6 +158,7 @@ LEASE_TIMEOUT_S = SESSION_LEASE_S + LEASE_MARGIN_S  # longest wait for a lease
 JOINING_TIMEOUT_S = 5.0  # longest a call waits for this node to hold what its peers have
 JOINING_ROWS_MAX = 10_000  # with more rows than this to catch up with, nobody's changes wait
 DRAFTS_MAX = 1024  # files a mount is making whose attributes nobody waits for
+DRAFT_S = 5.0  # those made earlier than this end when another is made
 DRAFTS_HEARD_MAX = 64 * DRAFTS_MAX  # those of all others
 LEASES_PER_MESSAGE_MAX = 512  # requests and grants sent as one
 

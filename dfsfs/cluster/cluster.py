@@ -313,6 +313,7 @@ class Cluster:
             "pending_copies": [self.replicator.pending, PENDING_COPIES_MAX],
             **self.cache.bounded(),
             **self.leases.bounded(),
+            **self.drafts.bounded(),
         }
 
     def peers(self) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ Marks travel on the stream of rows: `+inode` not after the row that makes it, `-
 rows committed before the draft ended. Hence: a mount that has the row and no mark has everything
 whose call returned without waiting for it.
 
+Who watches a directory should not have to look for old drafts in it: they end after `DRAFT_S`, when
+another begins.
 A draft also ends when a mount connects, which has no marks of it, and when a mount knew the file
 already, by another node's relay: it says so with its acknowledgement. When a session ends the
 peer's drafts are as settled as they can be: it is not connected.
@@ -18,14 +20,15 @@ Bounded by `limits.DRAFTS_MAX`, what would be more is waited for; waits by `limi
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import trio
 
 from dfsfs.base.errors import RemoteProtocolError
-from dfsfs.base.limits import DRAFTS_HEARD_MAX, DRAFTS_MAX, LEASE_TIMEOUT_S
+from dfsfs.base.limits import DRAFT_S, DRAFTS_HEARD_MAX, DRAFTS_MAX, LEASE_TIMEOUT_S
 from dfsfs.base.types import InodeId, NodeId
+from dfsfs.runtime import Bounds
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ class Drafts:
     """The drafts of this mount, and those of others. Implements `vfs.Drafts`. Loop only."""
 
     def __init__(self) -> None:
-        self._own: set[InodeId] = set()
+        self._own: dict[InodeId, float] = {}  # since when, oldest first
         self._channels: dict[NodeId, Channel] = {}  # to mounts that are counted: they get marks
         self._ways: dict[NodeId, Channel] = {}  # to all peers with a session
         self._elsewhere: dict[InodeId, NodeId] = {}
@@ -58,12 +61,22 @@ class Drafts:
         self._settled = trio.lowlevel.ParkingLot()
         self.questions = 0  # asked of other mounts
 
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {
+            "drafts": [len(self._own), DRAFTS_MAX],
+            "drafts_elsewhere": [len(self._elsewhere), DRAFTS_HEARD_MAX],
+        }
+
     # -- of this mount --------------------------------------------------------------------------
 
     def begin(self, inode: InodeId) -> None:
         """This mount has just made a file, in this step, and has it open."""
+        now_s = trio.current_time()
+        while self._own and now_s - next(iter(self._own.values())) > DRAFT_S:
+            self.end(next(iter(self._own)))  # a log, perhaps, that stays open for days
         if len(self._own) < DRAFTS_MAX:
-            self._own.add(inode)
+            self._own[inode] = now_s
             for channel in self._channels.values():
                 channel.mark(inode)
 
@@ -71,7 +84,7 @@ class Drafts:
         """From now on everybody waits for what is set of it; False if that was so already."""
         if inode not in self._own:
             return False
-        self._own.discard(inode)
+        del self._own[inode]
         for channel in self._channels.values():
             channel.mark(-inode)
         return True
@@ -92,9 +105,9 @@ class Drafts:
     # -- of others ------------------------------------------------------------------------------
 
     @property
-    def any_elsewhere(self) -> bool:
-        """Whether other mounts have drafts, as far as is known here."""
-        return bool(self._elsewhere)
+    def elsewhere(self) -> Collection[InodeId]:
+        """What other mounts are making, as far as is known here."""
+        return self._elsewhere.keys()
 
     def is_elsewhere(self, inode: InodeId) -> bool:
         """Whether it has to be `settled` before it is shown here."""

@@ -123,6 +123,10 @@ class Namespace:
         """
         return self._reader.names(directory)
 
+    def shows(self, directory: InodeId, inode: InodeId) -> bool:
+        """Whether a directory has a name of an inode."""
+        return self._reader.shows(directory, inode)
+
     def following(self, inode: InodeId, limit: int) -> builtins.list[InodeId]:
         """Up to `limit` inodes behind one, when the tree is gone through in the order of names.
 

@@ -3,10 +3,8 @@
 A file is a draft from the call that makes it until the first close of it: see `Drafts`.
 """
 
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 
-from dfsfs.base.errors import NotFound
 from dfsfs.base.types import InodeId
 from dfsfs.namespace import Inode, Namespace
 from dfsfs.vfs.handles import HandleTable
@@ -78,12 +76,10 @@ class Drafting:
 
     async def settle_directory(self, number: int) -> None:
         """Return when all that was set elsewhere of what this directory shows is here."""
-        if not self._drafts.any_elsewhere:
-            return
-        directory = self._handles.directory(number).inode
-        with contextlib.suppress(NotFound):  # it was removed: it shows nothing
-            shown = [inode for _, inode, _ in self._namespace.names(directory)]
-            if drafts := [inode for inode in shown if self._drafts.is_elsewhere(inode)]:
+        if elsewhere := self._drafts.elsewhere:
+            directory = self._handles.directory(number).inode
+            drafts = [inode for inode in elsewhere if self._namespace.shows(directory, inode)]
+            if drafts:
                 await self._settled(directory, drafts)
 
     async def _settled(self, directory: InodeId, inodes: list[InodeId]) -> None:

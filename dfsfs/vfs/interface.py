@@ -4,7 +4,7 @@
 a node alone and of a filesystem without a mount.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -73,8 +73,8 @@ class Drafts(Protocol):
         ...
 
     @property
-    def any_elsewhere(self) -> bool:
-        """Whether any is being made elsewhere."""
+    def elsewhere(self) -> Collection[InodeId]:
+        """Those being made elsewhere."""
         ...
 
     def is_elsewhere(self, inode: InodeId) -> bool:

@@ -1,6 +1,6 @@
 """The simplest publication, facts and invalidator: a node alone, a filesystem without a mount."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from dfsfs.base.types import ContentRef, DigestKind, InodeId
 from dfsfs.content import content_key
@@ -39,7 +39,7 @@ NO_LEASES = NoLeases()
 class NoDrafts:
     """Nobody else looks."""
 
-    any_elsewhere = False
+    elsewhere: Collection[InodeId] = ()
 
     def begin(self, inode: InodeId) -> None:
         """Nobody to tell."""

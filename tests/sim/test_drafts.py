@@ -167,4 +167,4 @@ async def test_a_draft_can_be_removed_and_moved(sim: Simulation) -> None:
         await a.node.filesystem.release(number)
     await sim.converge()
     await trio.sleep(2 * ROWS_SPARE_S)
-    assert not any(node.node.cluster.drafts.any_elsewhere for node in (a, b))
+    assert not any(node.node.cluster.drafts.elsewhere for node in (a, b))

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dfsfs.base.errors import RemoteProtocolError
-from dfsfs.base.limits import DRAFTS_HEARD_MAX, DRAFTS_MAX, LEASE_TIMEOUT_S
+from dfsfs.base.limits import DRAFT_S, DRAFTS_HEARD_MAX, DRAFTS_MAX, LEASE_TIMEOUT_S
 from dfsfs.base.types import InodeId, NodeId
 from dfsfs.cluster.drafts import Drafts
 
@@ -99,7 +99,7 @@ async def test_a_draft_that_is_closed_costs_no_question() -> None:
     assert pair.a.end(FILE)
     assert not pair.a.end(FILE)
     pair.deliver()
-    assert not pair.b.any_elsewhere
+    assert not pair.b.elsewhere
     assert await settles(pair.b)
     assert pair.b.questions == 0
 
@@ -170,6 +170,16 @@ async def test_a_wait_for_a_silent_maker_ends(autojump_clock: MockClock) -> None
     await pair.b.settled([FILE])
     assert trio.current_time() - begun_s == pytest.approx(LEASE_TIMEOUT_S)
     assert not pair.b.is_elsewhere(FILE)
+
+
+async def test_a_file_that_stays_open_is_no_draft_for_long(autojump_clock: MockClock) -> None:
+    pair = Pair()
+    pair.a.begin(FILE)
+    await trio.sleep(DRAFT_S + 1)
+    pair.a.begin(OTHER)
+    assert not pair.a.is_own(FILE)
+    pair.deliver()
+    assert list(pair.b.elsewhere) == [OTHER]
 
 
 async def test_drafts_are_bounded() -> None:
