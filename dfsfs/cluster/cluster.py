@@ -143,8 +143,7 @@ class Cluster:
             check_namespace=check_namespace,
         )
         self._sessions: trio.Nursery | None = None
-        service = BlockService(world, store, self.cache)
-        service.register(endpoint)
+        BlockService(world, store, self.cache).register(endpoint)
         endpoint.serve_streams(METHOD_ROWS, self.exchange.receive)
         endpoint.on_session(up=self._session_up, down=self._session_down)
 

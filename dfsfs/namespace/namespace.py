@@ -123,10 +123,6 @@ class Namespace:
         """
         return self._reader.names(directory)
 
-    def shows(self, directory: InodeId, inode: InodeId) -> bool:
-        """Whether a directory has a name of an inode."""
-        return self._reader.shows(directory, inode)
-
     def following(self, inode: InodeId, limit: int) -> builtins.list[InodeId]:
         """Up to `limit` inodes behind one, when the tree is gone through in the order of names.
 
@@ -329,14 +325,16 @@ class Namespace:
 
     def held(self, origin: Origin) -> int:
         """Of one origin the stamp time up to which everything has been joined; 0: nothing."""
-        return self._have(origin)
+        if origin == self._local.origin:
+            return self._local.position
+        return self._database.value("SELECT time FROM have WHERE origin=?", (origin,)) or 0
 
     def feed(self, origin: Origin, after: int, *, bytes_max: int) -> Batch | None:
         """The next whole transactions of an origin, oldest first; None if nothing newer is here.
 
         A batch has about `bytes_max` bytes, or one transaction that is larger.
         """
-        have = self._have(origin)
+        have = self.held(origin)
         if have <= after:
             return None
         return read_batch(self._database, origin, after, have, bytes_max=bytes_max)
@@ -371,7 +369,7 @@ class Namespace:
         with self._local.undoing(), self._database.transaction():
             joined: builtins.list[Row] = []
             for batch, rows in decoded:
-                have = self._have(batch.origin)
+                have = self.held(batch.origin)
                 if batch.origin == self.origin or batch.after > have or batch.upto <= have:
                     continue
                 # What is held already may have been forgotten here: it must not come back.
@@ -438,7 +436,7 @@ class Namespace:
         """All pages are loaded: this replica holds what the peer had before the first."""
         with self._local.undoing(), self._database.transaction():
             for origin, time in sorted(have.items()):
-                if origin != self.origin and time > self._have(origin):
+                if origin != self.origin and time > self.held(origin):
                     self._clock.check(time)
                     self._clock.observe(time)
                     self._database.execute(
@@ -554,11 +552,6 @@ class Namespace:
         if work.entries:
             stamp = Stamp(self._local.position, self.origin)
             self._local.publish(change_of(work, self._reader, stamp, local=False))
-
-    def _have(self, origin: Origin) -> int:
-        if origin == self._local.origin:
-            return self._local.position
-        return self._database.value("SELECT time FROM have WHERE origin=?", (origin,)) or 0
 
     def _working_set(self) -> WorkingSet:
         work = WorkingSet(self._database, self._irregular, self._node_name)

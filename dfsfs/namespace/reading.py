@@ -45,10 +45,6 @@ Row = tuple[Any, ...]
 _KINDS = {int(kind): kind for kind in FileKind}
 
 
-_SHOWS = (
-    "SELECT 1 FROM link WHERE link=?1 AND directory=?2"
-    " UNION ALL SELECT 1 FROM link WHERE inode=?1 AND inode<>link AND directory=?2 LIMIT 1"
-)
 _FOLLOWING = (
     "SELECT l.inode, l.name, i.kind FROM link l JOIN inode i ON i.inode = l.inode"
     " WHERE l.directory=? AND l.name>? AND l.role=1 ORDER BY l.name LIMIT ?"
@@ -255,11 +251,6 @@ class Reader:
             found += [(name, inode, self.get(inode).kind) for name, inode in aliases]
             found.sort()
         return found
-
-    def shows(self, directory: InodeId, inode: InodeId) -> bool:
-        """Whether a directory has a name of an inode."""
-        directory = self._irregular.representative(directory)
-        return self._database.row(_SHOWS, (inode, directory)) is not None
 
     def following(self, inode: InodeId, limit: int) -> builtins.list[InodeId]:
         """What stands behind an inode when the tree is gone through in the order of names."""

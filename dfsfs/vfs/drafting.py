@@ -5,6 +5,7 @@ A file is a draft from the call that makes it until the first close of it: see `
 
 from collections.abc import Awaitable, Callable, Iterable
 
+from dfsfs.base.errors import NotFound
 from dfsfs.base.types import InodeId
 from dfsfs.namespace import Inode, Namespace
 from dfsfs.vfs.handles import HandleTable
@@ -56,6 +57,10 @@ class Drafting:
             finally:
                 self._kernel.end(busy)
 
+    def linked(self, inode: InodeId) -> None:
+        """It is about to have a second name."""
+        self._drafts.end(inode)
+
     def released(self, number: int) -> None:
         """The last close of a handle, which may not have been flushed."""
         self._drafts.end(self._handles.file(number).file.inode)
@@ -78,9 +83,15 @@ class Drafting:
         """Return when all that was set elsewhere of what this directory shows is here."""
         if elsewhere := self._drafts.elsewhere:
             directory = self._handles.directory(number).inode
-            drafts = [inode for inode in elsewhere if self._namespace.shows(directory, inode)]
+            drafts = [inode for inode in elsewhere if self._is_in(directory, inode)]
             if drafts:
                 await self._settled(directory, drafts)
+
+    def _is_in(self, directory: InodeId, inode: InodeId) -> bool:
+        try:
+            return self._namespace.parent(inode) == directory  # it has one name: see `linked`
+        except NotFound:
+            return False
 
     async def _settled(self, directory: InodeId, inodes: list[InodeId]) -> None:
         # The kernel has locked the directory: nobody waits for it to forget names there.

@@ -271,6 +271,7 @@ class Filesystem:
         """Give an inode another name."""
         self._budget.check_room()
         await self._leasing.one(inode, parent)
+        self.drafts.linked(inode)
         value = self._own(((parent, name),), self._namespace.link, inode, parent, name)
         return await self._published(value, parent, inode)
 

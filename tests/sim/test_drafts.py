@@ -168,3 +168,17 @@ async def test_a_draft_can_be_removed_and_moved(sim: Simulation) -> None:
     await sim.converge()
     await trio.sleep(2 * ROWS_SPARE_S)
     assert not any(node.node.cluster.drafts.elsewhere for node in (a, b))
+
+
+async def test_a_file_with_two_names_is_no_draft(sim: Simulation) -> None:
+    """Promise 4: a listing of either directory is right."""
+    a, b, _ = await sim.start_nodes(3)
+    await a.mkdir("/d")
+    number, inode = await make(a)
+    await a.link("/made", "/d/also")
+    await chmod(a, inode, 0o711)
+    assert b.node.namespace.get(inode).mode == 0o711
+    assert questions(b) == 0
+    await a.node.filesystem.flush(number)
+    await a.node.filesystem.release(number)
+    await sim.converge()

@@ -64,15 +64,3 @@ def test_what_follows_an_inode_is_what_a_walk_comes_to_next(node: Node) -> None:
     node.fs.unlink(b1, b"x")
     assert node.fs.following(x, 9) == []  # it stands nowhere
     assert node.fs.following(b1, 2) == [y, b2]
-
-
-def test_a_directory_shows_an_inode_under_any_of_its_names(node: Node) -> None:
-    a, b = node.directory(b"a"), node.directory(b"b")
-    x = node.file(b"x", a)
-    assert (node.fs.shows(a, x), node.fs.shows(b, x)) == (True, False)
-    node.fs.link(x, b, b"y")
-    assert (node.fs.shows(a, x), node.fs.shows(b, x)) == (True, True)
-    node.fs.rename(a, b"x", ROOT_INODE, b"x")
-    assert (node.fs.shows(a, x), node.fs.shows(ROOT_INODE, x)) == (False, True)
-    node.fs.unlink(b, b"y")
-    assert not node.fs.shows(b, x)
