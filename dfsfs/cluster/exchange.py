@@ -176,11 +176,14 @@ class Exchange:
             have, floor = self._namespace.have(), self._namespace.floor
             peer_below = not dominates(sender.held, floor)
             whole = self._namespace.is_whole
-            if not dominates(have, sender.floor) or (peer_below and not whole):
+            lacks_tail = not whole and dominates(have, floor)
+            if not dominates(have, sender.floor) or (peer_below and lacks_tail):
                 await self._rejoining.rejoin(session, sender.floor)
                 if stream := self._receiving.get(node):
                     await stream.send(self._report())
                 self._part_from_those_below()
+            elif lacks_tail and not self._is_more_known(have):
+                self._namespace.go_on_without()  # who had the rest is not there
             elif peer_below or not whole:
                 self._blocked.append(sender)
                 try:
@@ -192,6 +195,10 @@ class Exchange:
             waited = True
         if waited:
             sender.restart()
+
+    def _is_more_known(self, have: dict[Origin, int]) -> bool:
+        """Whether a connected peer holds what is missing here."""
+        return not all(dominates(have, sender.held) for sender in self._senders.values())
 
     def _part_from_those_below(self) -> None:
         """The floor has risen by a snapshot: sessions below it begin anew, with one themselves."""

@@ -81,8 +81,9 @@ class Again:
                 vector[row.stamp.origin] = max(vector.get(row.stamp.origin, 0), row.stamp.time)
             transaction.join(
                 [
-                    TombstoneRow(stamp, link, written, vector)
-                    for link, written, _ in links_of(self._database, inode)
+                    # It wins over tombstones of others that saw a later link row, but less content.
+                    TombstoneRow(stamp, link, stamp, vector)
+                    for link, _, _ in links_of(self._database, inode)
                 ]
             )
 

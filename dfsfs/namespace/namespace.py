@@ -470,6 +470,10 @@ class Namespace:
         """Commit nothing under a new stamp, which only who hears from here from now on can hold."""
         self._local.tick()
 
+    def go_on_without(self) -> None:
+        """What followed a snapshot cannot be had now: be whole with what the floor says."""
+        self._purge.reach.clear()
+
     def judge(self) -> Judgement:
         """What is dead, and named by nothing that lives. Reads everything; safe in a thread."""
         return judge(self._database)
@@ -537,6 +541,7 @@ class Namespace:
         self._purge.raise_floor(floor)
         yield from rejoin.apply()
         self.finish_load(rejoin.have)
+        self._make_again(self._purge.come_back(-1))
         with self._database.transaction():
             clear(self._database)
 

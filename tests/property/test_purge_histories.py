@@ -242,6 +242,11 @@ def test_histories_forget_and_rejoin() -> None:
     assert sum(history.rejoined for history in histories) > 4
 
 
+@pytest.mark.parametrize("seed", [5124])
+def test_histories_that_failed_once(seed: int) -> None:
+    run(seed, 160)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_forgetting_survives_restarts_and_power_loss(tmp_path: Path, seed: int) -> None:
     run(seed, 60, tmp_path)

@@ -1,7 +1,12 @@
 """What was removed is forgotten, and nothing else is: stories of rounds, horizons and returns."""
 
+import random
+
+import pytest
 import trio
 
+from dfsfs.base.limits import REPAIR_SCAN_S
+from dfsfs.base.units import MIB
 from dfsfs.testing.simnode import SimNode
 from dfsfs.testing.simulator import Simulation
 
@@ -144,6 +149,7 @@ async def test_clocks_of_the_wall_do_not_matter(sim: Simulation) -> None:
     assert dead(a) == 21
 
 
+@pytest.mark.announce("goes on as another incarnation")
 async def test_a_crash_at_any_moment_loses_nothing(sim: Simulation) -> None:
     """Promise 11. Of who asks, who answers, who returns, and who gives the snapshot."""
     a, b, c = nodes = await sim.start_nodes(3, horizon_s=HORIZON_S)
@@ -170,3 +176,25 @@ async def test_a_crash_at_any_moment_loses_nothing(sim: Simulation) -> None:
         for turn in range(3):
             assert await node.read(f"/{turn}") == b"edited far away %d" % turn
     await sim.until(lambda: not any(map(dead, nodes)), within_s=WAIT_S)
+
+
+@pytest.mark.parametrize("horizon_s", [HORIZON_S, 1e6])
+async def test_blocks_that_others_collected_come_back_with_an_edit(
+    sim: Simulation, horizon_s: float
+) -> None:
+    """Promises 13 and 10: the file was removed and collected everywhere else meanwhile."""
+    a, b, c = await sim.start_nodes(3, horizon_s=horizon_s, gc_grace_s=20.0)
+    old = random.Random(1).randbytes(MIB)
+    await a.write("/file", old)
+    await sim.converge()
+    sim.partition([a, b], [c])
+    await a.unlink("/file")
+    await c.append("/file", b"and more")
+    await trio.sleep(HORIZON_S * 1.5)
+    assert a.node.store.usage().block_count == b.node.store.usage().block_count == 0
+    sim.heal()
+    await sim.converge(REPAIR_SCAN_S + WAIT_S, restored=True)
+    for node in (a, b, c):
+        assert await node.read("/file") == old + b"and more"
+    await sim.stop(c)
+    assert await b.read("/file") == old + b"and more"
