@@ -34,7 +34,7 @@ class FaultyDisk:
     def __init__(self, directory: Path) -> None:
         shim = directory / "faulty_disk.so"
         source = Path(__file__).with_name("faulty_disk.c")
-        command: list[str | Path] = ["cc", "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"]
+        command: list[str | Path] = ["gcc", "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"]
         subprocess.run(command, check=True)
         self._list = directory / "faults"
         self.prefix = ("env", f"LD_PRELOAD={shim}", f"DFS_FAULTS={self._list}")
