@@ -415,7 +415,7 @@ class Namespace:
                 self._database, cursor, bytes_max=bytes_max, leave_out=self._purge.leaves_out
             )
         except Unavailable:
-            self._make_again(self._purge.come_back(-1))
+            self._make_again(self._purge.come_back())
             raise
 
     def load(self, page: SnapshotPage) -> None:
@@ -483,19 +483,12 @@ class Namespace:
 
         Every member that counts holds the cut.
         """
-        purge, database = self._purge, self._database
-        self._make_again(purge.come_back(-1))  # a crash came between
-        round_ = purge.round + 1
+        self._make_again(self._purge.come_back())  # a crash came between
         for start in range(0, len(judgement.inodes), ROWS_BATCH_COUNT_MAX):
-            with database.transaction():
-                purge.mark(round_, judgement.inodes[start : start + ROWS_BATCH_COUNT_MAX])
+            with self._database.transaction():
+                self._purge.mark(judgement.inodes[start : start + ROWS_BATCH_COUNT_MAX])
             yield
-        purge.raise_floor(judgement.cut, round_=round_)
-        more = True
-        while more:
-            with database.transaction():
-                more = purge.unmark_others(ROWS_BATCH_COUNT_MAX)
-            yield
+        self._purge.raise_floor(judgement.cut)
 
     def forget(self, inodes: Sequence[int], cut: Mapping[Origin, int]) -> int:
         """Delete all rows of those that are dead and as they were at `cut`; how many that were."""
@@ -541,7 +534,7 @@ class Namespace:
         self._purge.raise_floor(floor)
         yield from rejoin.apply()
         self.finish_load(rejoin.have)
-        self._make_again(self._purge.come_back(-1))
+        self._make_again(self._purge.come_back())
         with self._database.transaction():
             clear(self._database)
 

@@ -7,11 +7,11 @@ enough, is in doc/decisions/0019-purge.md; here is what one replica does.
 - `judge` finds what is dead, and named by nothing that is not dead too, at one moment: the cut.
 - The *floor* is a have-vector: whoever holds less may have missed what was forgotten here and may
   take no feed from this replica; it takes a snapshot instead (`rejoin`).
-- *Dying* are the inodes judged at the floor. A snapshot leaves them out, as if they had gone.
+- *Dying* are the inodes judged at the floor, until they are forgotten. A snapshot leaves them out,
+  as if they had gone; what brings one back has it made again under another number (`again`).
 
 Invariants: the floor only rises, and all rows of what was forgotten are covered by it.
-Durable: as every commit. The dying are kept by round, and those of the floor's round count, so a
-crash between two chunks leaves the old round whole.
+Durable: as every commit.
 """
 
 from array import array
@@ -30,13 +30,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS floor(origin INTEGER PRIMARY KEY, time INTEGER NOT NULL);
 -- Rows of a snapshot may be as new as this; until this is held, rows may be missing between.
 CREATE TABLE IF NOT EXISTS reach(origin INTEGER PRIMARY KEY, time INTEGER NOT NULL);
--- Dead inodes, by the round that judged them.
-CREATE TABLE IF NOT EXISTS dying(
-  round INTEGER NOT NULL, inode INTEGER NOT NULL, PRIMARY KEY(round, inode)
-) WITHOUT ROWID;
--- One line: the round of the floor.
-CREATE TABLE IF NOT EXISTS purge(round INTEGER NOT NULL);
-INSERT INTO purge SELECT 0 WHERE NOT EXISTS(SELECT 1 FROM purge);
+-- Inodes that never live again: judged dead at the floor, or forgotten by a peer.
+CREATE TABLE IF NOT EXISTS dying(inode INTEGER PRIMARY KEY);
 """
 
 # Links come with their inode's number first. A link row that has not come yet may revive it.
@@ -142,26 +137,18 @@ class Purge:
         database.execute(SCHEMA)
         self.floor: dict[Origin, int] = dict(database.rows("SELECT origin, time FROM floor"))
         self.reach: dict[Origin, int] = dict(database.rows("SELECT origin, time FROM reach"))
-        self.round: int = database.value("SELECT round FROM purge")
         self.dying_possible = self._dying_count() > 0
         self.version = 0
 
-    def raise_floor(self, cut: Mapping[Origin, int], *, round_: int | None = None) -> None:
-        """From now on who holds less than `cut` takes a snapshot; the dying are those of a round.
-
-        One transaction.
-        """
+    def raise_floor(self, cut: Mapping[Origin, int]) -> None:
+        """From now on who holds less than `cut` takes a snapshot. One transaction."""
         risen = {origin: time for origin, time in cut.items() if time > self.floor.get(origin, 0)}
-        round_ = self.round if round_ is None else round_
         with self._database.transaction():
             self._database.executemany(
                 "INSERT OR REPLACE INTO floor VALUES(?,?)", sorted(risen.items())
             )
-            self._database.execute("UPDATE purge SET round=?", (round_,))
         self.floor.update(risen)
-        self.round = round_
         self.version += 1
-        self.dying_possible = self._dying_count() > 0
 
     def begin_reach(self, reach: Mapping[Origin, int]) -> None:
         """Rows up to `reach` are about to be joined, in any order. Part of a transaction."""
@@ -170,36 +157,26 @@ class Purge:
             "INSERT OR REPLACE INTO reach VALUES(?,?)", sorted(self.reach.items())
         )
 
-    def mark(self, round_: int, inodes: Iterable[int]) -> None:
-        """Note some inodes that a round has judged, unless they have come back."""
+    def mark(self, inodes: Iterable[int]) -> None:
+        """Some inodes are dying, unless they live. Part of a transaction."""
         self._database.executemany(
-            "INSERT OR IGNORE INTO dying SELECT ?1, ?2"
-            " WHERE NOT EXISTS(SELECT 1 FROM link WHERE link=?2 AND live<>0)"
-            " AND NOT EXISTS(SELECT 1 FROM link WHERE inode=?2 AND inode<>link AND live<>0)",
-            [(round_, inode) for inode in inodes],
+            "INSERT OR IGNORE INTO dying SELECT ?1"
+            " WHERE NOT EXISTS(SELECT 1 FROM link WHERE link=?1 AND live<>0)"
+            " AND NOT EXISTS(SELECT 1 FROM link WHERE inode=?1 AND inode<>link AND live<>0)",
+            [(inode,) for inode in inodes],
         )
+        self.dying_possible = True
 
-    def come_back(self, count: int) -> list[InodeId]:
-        """Some of the dying that live."""
+    def come_back(self) -> list[InodeId]:
+        """Those of the dying that live."""
         return [
             inode
             for (inode,) in self._database.rows(
-                "SELECT d.inode FROM dying d JOIN link l ON l.link=d.inode"
-                " WHERE d.round=?1 AND l.live<>0 UNION SELECT d.inode FROM dying d"
-                " JOIN link l ON l.inode=d.inode AND l.inode<>l.link WHERE d.round=?1"
-                " AND l.live<>0 LIMIT ?2",
-                (self.round, count),
+                "SELECT d.inode FROM dying d JOIN link l ON l.link=d.inode WHERE l.live<>0"
+                " UNION SELECT d.inode FROM dying d JOIN link l ON l.inode=d.inode"
+                " AND l.inode<>l.link WHERE l.live<>0"
             )
         ]
-
-    def unmark_others(self, count: int) -> bool:
-        """Drop `count` notes of other rounds; whether there were any."""
-        self._database.execute(
-            "DELETE FROM dying WHERE (round, inode) IN"
-            " (SELECT round, inode FROM dying WHERE round<>? LIMIT ?)",
-            (self.round, count),
-        )
-        return self._database.changes() > 0
 
     def leaves_out(self, row: Row) -> bool:
         """Whether a snapshot leaves this row out: it is of an inode that is dying.
@@ -219,14 +196,12 @@ class Purge:
         return True
 
     def is_dying(self, inode: InodeId) -> bool:
-        """Whether it was judged at the floor: if anything brings it back, it is made again."""
-        marked = self._database.row(
-            "SELECT 1 FROM dying WHERE round=? AND inode=?", (self.round, inode)
-        )
-        return marked is not None
+        """Whether it never lives again: if anything brings it back, it is made again."""
+        row = self._database.row("SELECT 1 FROM dying WHERE inode=?", (inode,))
+        return row is not None
 
     def _dying_count(self) -> int:
-        found: int = self._database.value("SELECT count(*) FROM dying WHERE round=?", (self.round,))
+        found: int = self._database.value("SELECT count(*) FROM dying")
         return found
 
     def forget(self, inodes: Iterable[InodeId], cut: Mapping[Origin, int]) -> int:
@@ -267,7 +242,7 @@ class Purge:
         execute("DELETE FROM content WHERE inode=?", (inode,))
         execute("DELETE FROM attribute WHERE inode=?", (inode,))
         execute("DELETE FROM inode WHERE inode=?", (inode,))
-        execute("DELETE FROM dying WHERE round=? AND inode=?", (self.round, inode))
+        execute("DELETE FROM dying WHERE inode=?", (inode,))
         self._reader.forget([inode])
 
     def _is_settled(self, inode: InodeId, cut: Mapping[Origin, int]) -> bool:

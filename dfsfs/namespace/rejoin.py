@@ -159,6 +159,8 @@ class Rejoin:
                 seen = dict(self.have)
                 join(seen, self._holds())
                 self._again.remove(inode, seen, make=make)
+                with self._database.transaction():
+                    self._purge.mark([inode])
                 yield
                 continue
             going.append(inode)
@@ -175,6 +177,8 @@ class Rejoin:
                 held = self._database.row("SELECT 1 FROM orphan WHERE inode=?", (inode,))
                 if held is None:
                     self._purge.delete(inode)
+                else:
+                    self._purge.mark([inode])
         going.clear()
 
     def _stays(self, inode: InodeId, forgetter: Mapping[Origin, int]) -> bool:

@@ -242,7 +242,7 @@ def test_histories_forget_and_rejoin() -> None:
     assert sum(history.rejoined for history in histories) > 4
 
 
-@pytest.mark.parametrize("seed", [5124])
+@pytest.mark.parametrize("seed", [5124, 6009])
 def test_histories_that_failed_once(seed: int) -> None:
     run(seed, 160)
 
