@@ -149,7 +149,8 @@ class Exchange:
                             await stream.send(["ask", asks])
                         if batches or flush or marks or messages or asks:
                             if not sender.level:
-                                await self._tell_left(sender)
+                                if not sender.ready:
+                                    await self._tell_left(sender)
                                 await trio.sleep(worked_s)
                             continue
                         if sender.level:

@@ -96,6 +96,32 @@ def pack(tree: ContentRef, ranges: Sequence[Range], size: int) -> ContentRef:
     return ContentRef(size, tree.root, packed, tree.shift, tree.stored)
 
 
+def extends(new: ContentRef, old: ContentRef) -> bool:
+    """Whether `new` is `old`, maybe with bytes appended, as far as the refs alone tell.
+
+    So are small files and what is appended to a large one while it is kept as patches. False means
+    that it is something else, or that blocks would have to be read to know.
+    """
+    if new.size < old.size:
+        return False
+    if old.root is None:
+        return old.size == 0 or (
+            old.inline is not None
+            and new.root is None
+            and new.inline is not None
+            and new.inline.startswith(old.inline)
+        )
+    if new.root != old.root:
+        return False
+    try:
+        before = unpack(old) if old.patched else Patches(old, ())
+        after = unpack(new) if new.patched else Patches(new, ())
+    except Corrupt:
+        return False
+    below = [Range(at, data[: old.size - at]) for at, data in after.ranges if at < old.size]
+    return before.tree == after.tree and list(before.ranges) == below
+
+
 def merged(below: Sequence[Range], above: Sequence[tuple[int, Buffer]]) -> list[Range]:
     """Ranges that show `above` over `below`; touching ones become one."""
     pieces: list[tuple[int, bytes]] = []

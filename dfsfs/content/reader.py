@@ -12,7 +12,7 @@ Concurrency: loop only; any number of tasks may read at a time. The ref never ch
 
 import trio
 
-from dfsfs.base.errors import Corrupt
+from dfsfs.base.errors import Corrupt, DfsError
 from dfsfs.base.limits import (
     BLOCK_SHIFT_MIN,
     READ_AHEAD_BYTES_MAX,
@@ -28,6 +28,7 @@ from dfsfs.content.patches import unpack
 from dfsfs.content.tree import Leaf, Node, shape_of
 
 _NEAR_NODES_MAX = 16  # of a reader alone, of about 10 KiB: 1 GiB of file
+_COMPARED_BYTES = MIB  # at a time
 _NEAR_BYTES = MIB  # the largest request of the kernel: reads this far apart are still in sequence
 
 
@@ -299,3 +300,21 @@ def _padded(data: Buffer, stored: int, size: int) -> Buffer:
     if len(data) != stored:
         raise Corrupt(f"a leaf gave {len(data)} bytes where the tree says {stored}")
     return data if stored == size else b"".join((data, bytes(size - stored)))
+
+
+async def starts_with(source: BlockSource, new: ContentRef, old: ContentRef) -> bool:
+    """Whether the bytes of `new` begin with all those of `old`; reads both as far as they agree.
+
+    False as well if something cannot be read.
+    """
+    readers = [ContentReader(source, content) for content in (new, old)]
+    try:
+        for offset in range(0, old.size, _COMPARED_BYTES):
+            size = min(_COMPARED_BYTES, old.size - offset)
+            one, two = [bytes(await reader.read(offset, size)) for reader in readers]
+            if one != two:
+                return False
+            await trio.lowlevel.checkpoint()
+    except DfsError:
+        return False
+    return True

@@ -35,7 +35,7 @@ from dfsfs.base.limits import (
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
 from dfsfs.base.units import NS_PER_S
 from dfsfs.blocks import Storage
-from dfsfs.content import ContentReader, NodeCache
+from dfsfs.content import ContentReader, NodeCache, extends
 from dfsfs.namespace import Inode, Namespace
 from dfsfs.runtime import Bounds, World
 from dfsfs.vfs.attributes import SUID_SGID, Caller
@@ -89,7 +89,7 @@ class Files:
         self.atime = True  # off for a mount with `noatime`
         self._open: dict[InodeId, OpenFile] = {}
         self._nodes = NodeCache()
-        self.readers = Readers(world)
+        self.readers = Readers(world, storage)
         self._shared: dict[InodeId, float] = {}  # until when, in the order of the last collision
         self._nursery: trio.Nursery | None = None
 
@@ -275,9 +275,9 @@ class Files:
         """What a handle reads when there is more than one version."""
         file = handle.file
         if handle.direct:
-            if handle.content is not None and handle.is_reading(self._world.now_s()):
-                return handle.content
-            return file.content
+            if handle.content is None or extends(file.content, handle.content):
+                return file.content
+            return handle.content if handle.is_reading(self._world.now_s()) else file.content
         self._advance(file)
         return file.cached
 
@@ -548,6 +548,11 @@ class Files:
         file.privileged = file.capable = True
         file.atime_due = True
         if content is not None:
+            if file.cached is file.content and extends(content, file.content):
+                # Whoever is in the middle reads the same bytes, and then more: no other version.
+                if not local:
+                    self.readers.hold_growth(file)
+                file.cached = content
             file.content = content
             if not file.advance(self._world.now_s()) and file.cached is not content:
                 # Those at their end already get it when it is sure that they have seen it.

@@ -540,12 +540,14 @@ class Filesystem:
         Not waited for is what the kernel cannot forget before a handler of this mount has returned.
         Bounded by `limits.INVALIDATION_TIMEOUT_S`.
         """
-        waited = await self._files.readers.settled(
-            [inode for change in changes for inode in change.contents]
-        )
-        for inode in waited:
-            self._kernel.attributes_changed(inode)
-        await self._kernel.invalidated(changes)
+        readers, inodes = self._files.readers, [i for change in changes for i in change.contents]
+        try:
+            for inode in await readers.settled(inodes):
+                self._kernel.readers_gone(inode, only_grown=readers.is_growing(inode))
+            await self._kernel.invalidated(changes)
+        finally:
+            for inode in readers.pages_dropped(inodes):
+                self._kernel.attributes_changed(inode)
 
     def has_uncommitted(self, inode: InodeId) -> bool:
         """Whether `hand_over` has something to do."""

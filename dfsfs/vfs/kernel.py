@@ -171,6 +171,16 @@ class KernelView:
         """This mount changed attributes in a way the kernel does not expect."""
         self._invalidator.attributes(inode)
 
+    def readers_gone(self, inode: InodeId, *, only_grown: bool) -> None:
+        """A change is not kept back for its readers any more.
+
+        `only_grown`: bytes were appended, and `invalidated` waits until its pages are dropped.
+        """
+        if only_grown:
+            self._invalidator.pages(inode, busy=inode in self._busy)
+        else:
+            self._invalidator.attributes(inode)
+
     def pages_changed(self, inode: InodeId) -> None:
         """This mount changed bytes in a way the kernel does not expect."""
         self._invalidator.pages(inode, busy=True)

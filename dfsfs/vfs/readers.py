@@ -17,6 +17,8 @@ import trio
 
 from dfsfs.base.limits import READER_PATIENCE_S, READER_SETTLE_S
 from dfsfs.base.types import InodeId
+from dfsfs.blocks import Storage
+from dfsfs.content import starts_with
 from dfsfs.runtime import World
 from dfsfs.vfs.handles import FileHandle, OpenFile
 
@@ -26,16 +28,22 @@ END_GRACE_S = 0.05  # the kernel reads ahead: from its last request until the pr
 class Readers:
     """Files whose present size the kernel is not told yet."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, storage: Storage) -> None:
         self._world = world
+        self._storage = storage
         self._held: dict[InodeId, OpenFile] = {}
+        self._grown: dict[InodeId, list[int]] = {}  # size still shown, changes on their way
         self._released = trio.lowlevel.ParkingLot()
         self.waits = 0
 
     def hold(self, file: OpenFile) -> None:
         """The content was changed elsewhere: keep its size back if somebody is in the middle."""
-        if any(self._patience_s(handle) > 0 for handle in file.handles):
-            self._held[file.inode] = file
+        now_s, grows = self._world.now_s(), file.content.size > file.cached.size
+        for handle in file.handles:
+            # Who is not waited for any more may still be shown what was only appended.
+            may_follow = grows and not handle.direct and handle.is_reading(now_s)
+            if may_follow or self._patience_s(handle) > 0:
+                self._held[file.inode] = file
 
     def advance_later(
         self, file: OpenFile, nursery: trio.Nursery, advance: Callable[[OpenFile], None]
@@ -58,8 +66,29 @@ class Readers:
 
     def size_of(self, file: OpenFile) -> int | None:
         """The size that is still shown of a file that is held back."""
+        if file.inode in self._grown:
+            return self._grown[file.inode][0]
         held = self._held and self._held.get(file.inode) is file
         return file.cached.size if held else None
+
+    def hold_growth(self, file: OpenFile) -> None:
+        """Bytes were appended elsewhere: keep its size until its pages have been dropped.
+
+        The page with its old end is zeros from there on: who was shown the new size before the
+        kernel dropped that page would read them. Until `pages_dropped`.
+        """
+        self._grown.setdefault(file.inode, [file.cached.size, 0])[1] += 1
+
+    def pages_dropped(self, inodes: Iterable[InodeId]) -> list[InodeId]:
+        """What `hold_growth` waited for, of a change to these; whose new size may be shown now."""
+        shown = []
+        for inode in inodes:
+            if inode in self._grown:
+                self._grown[inode][1] -= 1
+                if not self._grown[inode][1]:
+                    del self._grown[inode]
+                    shown.append(inode)
+        return shown
 
     def released(self) -> None:
         """A handle was closed, or came to the end."""
@@ -73,12 +102,28 @@ class Readers:
             self.waits += 1
             with trio.move_on_after(READER_PATIENCE_S):
                 for inode in held:
-                    await self._wait(self._held[inode])
+                    if not await self._has_only_grown(self._held[inode]):
+                        await self._wait(self._held[inode])
             for inode in held:
                 file = self._held.pop(inode, None)
-                for handle in () if file is None else file.handles:
+                for handle in () if file is None or self.is_growing(inode) else file.handles:
                     handle.patient = False
         return held
+
+    async def _has_only_grown(self, file: OpenFile) -> bool:
+        """Whether bytes were appended and none changed; then its readers may have the new ones."""
+        content, old = file.content, file.cached
+        if content.size < old.size or not await starts_with(self._storage, content, old):
+            return False
+        if file.content is not content or file.cached is not old or file.buffer is not None:
+            return False  # it changed again meanwhile
+        self.hold_growth(file)
+        file.cached = content
+        return True
+
+    def is_growing(self, inode: InodeId) -> bool:
+        """Whether `hold_growth` keeps its size back."""
+        return inode in self._grown
 
     async def _wait(self, file: OpenFile) -> None:
         while (wait_s := max(map(self._patience_s, file.handles), default=0.0)) > 0:

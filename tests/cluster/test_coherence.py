@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -228,6 +229,57 @@ def test_a_reader_sees_one_version_whole_while_others_are_written(directories: l
             latest = number
 
     at_once(write, lambda: read(directories[1]), lambda: read(directories[2]))
+
+
+@pytest.mark.parametrize("begun_with", [0, 300_000], ids=["small", "large"])
+def test_whoever_reads_what_grows_sees_no_byte_that_nobody_wrote(
+    directories: list[Path], begun_with: int
+) -> None:
+    """Promise 6: readers that stay, and readers that come again."""
+    count = rounds(80)
+    text = version(7)[:1] * begun_with + b"".join(
+        b"%06d %s\n" % (number, b"x" * (number * 37 % 400)) for number in range(count)
+    )
+    ends = [begun_with] + [at + 1 for at in range(begun_with, len(text)) if text[at] == ord("\n")]
+    path = directories[0] / "log"
+    path.write_bytes(text[:begun_with])
+    done = threading.Event()
+
+    def append() -> None:
+        try:
+            for start, end in pairwise(ends):
+                with path.open("ab", buffering=0) as log:
+                    log.write(text[start:end])
+        finally:
+            done.set()
+
+    def check(data: bytes) -> int:
+        assert data == text[: len(data)], "bytes that were never there"
+        assert len(data) in ends, "not a closed version"
+        return len(data)
+
+    def stay(directory: Path) -> None:
+        latest = 0
+        with (directory / "log").open("rb", buffering=0) as log:
+            while not done.is_set():
+                log.seek(0)
+                size = check(log.read())
+                assert size >= latest
+                latest = size
+
+    def come_again(directory: Path) -> None:
+        latest = 0
+        while not done.is_set():
+            size = check(read_whole(directory / "log"))
+            assert size >= latest
+            latest = size
+        assert read_whole(directory / "log") == text
+
+    at_once(
+        append,
+        *(lambda d=directory: stay(d) for directory in directories[1:]),
+        *(lambda d=directory: come_again(d) for directory in directories[1:]),
+    )
 
 
 def test_an_editor_saves_here_and_somebody_polls_there(directories: list[Path]) -> None:

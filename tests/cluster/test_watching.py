@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,15 +74,18 @@ def test_tail_follows_what_another_mount_appends(mounts: tuple[Path, Path]) -> N
     here, there = (path / "log" for path in mounts)
     here.write_text("one\n")
     with following("tail", *POLL, "-n", "+1", "-f", there) as printed:
-        wait_until(lambda: printed() == "one\n")
-        for line in (
-            "two\n",
-            "three\n",
-        ):  # its reader gets both when it has been at the end a while
+
+        def has(end: str) -> bool:
+            return printed().endswith(end)
+
+        text = "one\n"
+        for number in range(20):
+            line = f"line {number} {'.' * 300}\n"  # so that what began in its row ends in blocks
             with here.open("a") as log:
                 log.write(line)
-        wait_until(lambda: printed().endswith("three\n"))
-        assert printed() == "one\ntwo\nthree\n"
+            text += line
+            wait_until(partial(has, line))
+        assert printed() == text
 
 
 def test_tail_follows_a_name_through_the_saves_of_an_editor(mounts: tuple[Path, Path]) -> None:

@@ -10,7 +10,7 @@ from dfsfs.base.codec import encode
 from dfsfs.base.errors import Corrupt
 from dfsfs.base.limits import PATCHES_COUNT_MAX
 from dfsfs.base.types import ContentRef, Digest, DigestKind, digest_of
-from dfsfs.content import Range, merged, pack, tree_of, unpack
+from dfsfs.content import Range, extends, inline_ref, merged, pack, tree_of, unpack
 
 TREE = ContentRef(100, digest_of(DigestKind.BLAKE3, b"x"), None, 12, 100)
 WRITES = st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=30)), max_size=8)
@@ -86,3 +86,45 @@ def test_the_tree_of_a_patched_ref_is_the_tree() -> None:
 def test_malformed_patches_are_corrupt(packed: bytes) -> None:
     with pytest.raises(Corrupt):
         unpack(ContentRef(120, Digest(TREE.root or b""), packed, 12, 100))
+
+
+OTHER = ContentRef(100, digest_of(DigestKind.BLAKE3, b"y"), None, 12, 100)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "expected"),
+    [
+        (inline_ref(b"abc"), inline_ref(b"ab"), True),
+        (inline_ref(b"ab"), inline_ref(b"ab"), True),
+        (inline_ref(b"ab"), inline_ref(b"abc"), False),
+        (inline_ref(b"xbc"), inline_ref(b"ab"), False),
+        (inline_ref(b"ab"), ContentRef(size=0), True),
+        (TREE, ContentRef(size=0), True),
+        (TREE, inline_ref(b"ab"), False),
+        (TREE, ContentRef(size=7), False),  # a hole
+        (TREE, TREE, True),
+        (OTHER, TREE, False),
+        (pack(TREE, [Range(100, b"more")], 104), TREE, True),
+        (pack(TREE, [Range(99, b"more")], 103), TREE, False),
+        (pack(TREE, [Range(5, b"x"), Range(100, b"more")], 104), TREE, False),
+        (
+            pack(TREE, [Range(5, b"x"), Range(100, b"more")], 104),
+            pack(TREE, [Range(5, b"x")], 100),
+            True,
+        ),
+        (
+            pack(TREE, [Range(5, b"y"), Range(100, b"more")], 104),
+            pack(TREE, [Range(5, b"x")], 100),
+            False,
+        ),
+        (pack(TREE, [Range(100, b"more")], 104), pack(TREE, [Range(100, b"mo")], 102), True),
+        (pack(TREE, [Range(100, b"More")], 104), pack(TREE, [Range(100, b"mo")], 102), False),
+        (pack(TREE, [Range(100, b"mo")], 200), pack(TREE, [Range(100, b"mo")], 102), True),
+        (TREE, pack(TREE, [Range(5, b"x")], 100), False),
+        (ContentRef(104, TREE.root, b"nonsense", 12, 100), TREE, False),
+    ],
+)
+def test_what_is_known_to_be_an_old_content_and_more(
+    new: ContentRef, old: ContentRef, expected: bool
+) -> None:
+    assert extends(new, old) == expected

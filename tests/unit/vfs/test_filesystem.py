@@ -22,10 +22,10 @@ from dfsfs.base.errors import (
     NotSupported,
     Stale,
 )
-from dfsfs.base.limits import READER_SETTLE_S, SHARED_FILE_S
+from dfsfs.base.limits import READER_PATIENCE_S, READER_SETTLE_S, SHARED_FILE_S
 from dfsfs.base.types import ROOT_INODE, FileKind
 from dfsfs.content import ContentWriter, inline_ref
-from dfsfs.namespace import AttributeChanges
+from dfsfs.namespace import AttributeChanges, Change
 from dfsfs.vfs import Caller, SetAttributes
 from tests.unit.vfs.conftest import BLOCK, ROOT, Bench
 
@@ -253,14 +253,15 @@ async def test_bytes_written_here_win_over_those_from_elsewhere(bench: Bench) ->
     assert await bench.bytes_of(inode) == b"new"
 
 
-async def _write_elsewhere(bench: Bench, inode: int, data: bytes) -> None:
+async def _write_elsewhere(bench: Bench, inode: int, data: bytes) -> list[Change]:
     upload = bench.storage.upload()
     writer = ContentWriter(upload, 12)
     await writer.write(data)
     content = await writer.finish()
     bench.elsewhere.write(bench.namespace.get(inode).inode, content, mtime_ns=1)  # type: ignore[arg-type]
-    bench.push()
+    changes = bench.push()
     upload.close()
+    return changes
 
 
 async def test_versions_of_readers(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
@@ -285,6 +286,58 @@ async def test_versions_of_readers(bench: Bench, autojump_clock: trio.testing.Mo
     for handle in (reader, second):
         assert bytes(await fs.read(handle.number, 0, 20 * BLOCK)) == newer
         await fs.release(handle.number)
+
+
+async def test_whoever_reads_is_shown_at_once_what_is_appended(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As `tail -f` does. Nobody waits for such a reader: no byte he may have read has changed."""
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"one\n")
+    bench.pull()
+    begun, at_end = [(await fs.open(inode, os.O_RDONLY, ROOT)).number for _ in range(2)]
+    assert bytes(await fs.read(begun, 0, 2)) == b"on"
+    assert bytes(await fs.read(at_end, 0, 100)) == b"one\n"
+    start_s = trio.current_time()
+    for text in (b"one\ntwo\n", b"one\ntwo\nthree\n"):
+        bench.elsewhere.write(inode, inline_ref(text), mtime_ns=1)
+        bench.kernel.take()
+        await fs.invalidated(bench.push())
+        assert ("pages", inode, False) in bench.kernel.take()
+        assert bytes(await fs.read(begun, 2, 100)) == text[2:]
+        assert bytes(await fs.read(at_end, 4, 100)) == text[4:]
+        assert not (await fs.open(inode, os.O_RDONLY, ROOT)).direct
+    assert trio.current_time() == start_s
+    bench.elsewhere.write(inode, inline_ref(b"One\ntwo\nthree\nfour\n"), mtime_ns=1)
+    bench.push()
+    assert bytes(await fs.read(begun, 0, 100)) == text, "that is another version"
+
+
+async def test_what_is_appended_is_shown_when_the_page_with_the_old_end_is_gone(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Else the kernel would show zeros after the old end. Blocks are read if refs do not tell."""
+    fs = bench.filesystem
+    old = b"o" * 3 * BLOCK + b"end"
+    inode = await bench.put(b"f", old)
+    bench.pull()
+    reader = (await fs.open(inode, os.O_RDONLY, ROOT)).number
+    assert bytes(await fs.read(reader, 0, 5)) == old[:5]
+    for text in (old + b"more", old + b"more" * BLOCK):
+        size = fs.getattr(inode).size
+        bench.kernel.take()
+        changes = await _write_elsewhere(bench, inode, text)
+        assert fs.getattr(inode).size == size, "while the pages are there"
+        await fs.invalidated(changes)
+        assert ("pages", inode, False) in bench.kernel.take()
+        assert fs.getattr(inode).size == len(text)
+        assert bytes(await fs.read(reader, 5, 10 * len(text))) == text[5:]
+        await fs.read(reader, 0, 5)  # in the middle again
+    start_s = trio.current_time()
+    await fs.invalidated(await _write_elsewhere(bench, inode, b"p" * 2 * len(text)))
+    assert trio.current_time() - start_s == pytest.approx(READER_PATIENCE_S), "not the same bytes"
+    assert bytes(await fs.read(reader, 5, BLOCK)) == text[5 : 5 + BLOCK]
+    await fs.release(reader)
 
 
 async def test_a_file_that_changes_often_has_one_task_that_waits_for_its_readers(
