@@ -35,6 +35,7 @@ COUNTERS = frozenset(
         *("short_writes", "looks", "visibility_waits", "written_back"),
         *("forgotten", "snapshots_taken"),
         *("lease_waits", "lease_timeouts", "lease_requests", "lease_grants"),
+        *("leases_given_ahead", "draft_questions"),
     }
 )
 """Keys of figures that only grow; all of `traffic` and all that end in `_total` do."""
