@@ -1,7 +1,8 @@
 """Random lives of the simulation by the thousand: `make seeds SIM_SEEDS=10000 SIM_JOBS=2`.
 
 Goes on past failures and prints each at once, with what to run to see it again. Exit status 1 if
-there was one. A seed that takes longer than SIM_WALL_S of real time is a failure as well.
+there was one. A seed that takes longer than --wall seconds of real time is a failure as well, and
+so is an exception that a node logged because nobody had expected it.
 """
 
 import argparse
@@ -25,6 +26,18 @@ class _TooLong(BaseException):
     """Not an Exception: nothing on the way may catch it."""
 
 
+class _Watch(logging.Handler):
+    """Keeps what was logged with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.seen.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+
 def live(work: tuple[int, float, int]) -> Outcome:
     """One seed: its number, the CPU seconds it took, and what went wrong."""
     seed, seconds, wall_s = work
@@ -33,17 +46,20 @@ def live(work: tuple[int, float, int]) -> Outcome:
     def give_up(number: int, frame: FrameType | None) -> None:
         raise _TooLong(f"took more than {wall_s} s of real time")
 
+    watch = _Watch()
+    logging.getLogger("dfsfs").addHandler(watch)
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(wall_s)
     try:
         simulate(seed, lambda sim: random_life(sim, seconds=seconds))
-        wrong = ""
+        wrong = "; ".join(watch.seen[:3])
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         wrong = "; ".join(f"{type(e).__name__}: {e}" for e in failures_in(error)[:3]) or repr(error)
     finally:
         signal.alarm(0)
+        logging.getLogger("dfsfs").removeHandler(watch)
     return seed, time.process_time() - begin_s, wrong
 
 
@@ -56,7 +72,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--wall", type=int, default=600)
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.WARNING)
+    logging.getLogger("dfsfs").propagate = False
     work = [
         (seed, options.seconds, options.wall)
         for seed in range(options.first, options.first + options.seeds)

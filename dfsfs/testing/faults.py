@@ -292,7 +292,7 @@ async def away(trouble: Trouble, dice: random.Random) -> None:
     async def part() -> None:
         node = dice.choice(trouble.nodes())
         trouble.sim.partition([node], [other for other in trouble.nodes() if other is not node])
-        await trio.sleep(dice.uniform(25, 45))
+        await trio.sleep(dice.uniform(40, 55))
         trouble.sim.heal()
 
     await trouble.separate(part)

@@ -69,6 +69,7 @@ class Simulation:
         self.seed = seed
         self.dice = random.Random(f"{seed}/faults")
         self.history = History()
+        self.loses_power = True  # False: no power cut will come, so nothing is kept for one
         self.reorder_s = 0.0  # answers to calls of peers overtake each other by up to so much
         self._node_type = node_type
         self.network = SimNetwork(random.Random(f"{seed}/network"), profile, scheme="tls")
@@ -173,6 +174,7 @@ class Simulation:
 
         What was not flushed is lost, torn or kept, as the dice of the run say.
         """
+        assert self.loses_power
         cut = nodes or tuple(self.nodes)
         self.history.power_cut(node.name for node in cut)
         for node in cut:
@@ -198,6 +200,8 @@ class Simulation:
 
     def _flushed(self, path: str, is_directory: bool) -> None:
         """Something is about to be flushed: by a node, by one that is dead, or by somebody else."""
+        if not self.loses_power:
+            return
         where = Path(path)
         for node in self.nodes:
             disk = self._disks[node.name]

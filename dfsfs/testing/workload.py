@@ -30,10 +30,11 @@ from dfsfs.testing.simulator import Simulation
 
 DIRECTORIES = ("", "/d", "/e", "/d/f")
 FILES_PER_DIRECTORY = 3
+SIZES_MIN = (1, 1, 5 * KIB, 20 * KIB)  # half may be inline, a quarter needs a segment
 SETTLE_S = 240.0
 SHORT_GRACE_S = 60.0  # longer than any node is away
-SHORT_HORIZON_S = 20.0
-STRETCH = 4  # a life with a short grace period is so much longer, with as many calls
+SHORT_HORIZON_S = 40.0
+STRETCH = 4  # a life with a short grace period is so much longer, with twice the calls
 SCRUB_S = 60.0
 CALL_S_MAX = FETCH_TIMEOUT_S + CALL_TIMEOUT_S + 2 * SESSION_LEASE_S
 """Longest any call may take, whatever the peers do (promise 16): one fetch, one put that is not
@@ -90,7 +91,7 @@ def mix_of(dice: random.Random, seconds: float) -> Mix:
         nodes=nodes,
         mounts=dice.randint(2, nodes),
         replicas=dice.randint(2, 3),
-        pause_s=dice.choice((0.2, 0.5, 1.0)) * stretch,
+        pause_s=dice.choice((0.15, 0.4, 1.0)) * math.sqrt(stretch),
         together=dice.random() < 0.5,
         links=dice.random() < 0.3,
         rates={
@@ -102,7 +103,7 @@ def mix_of(dice: random.Random, seconds: float) -> Mix:
         loss=dice.random() < 0.5,
         skew_s=dice.choice((0.0, 0.0, 5.0, 600.0)),
         grace_s=GC_GRACE_DEFAULT_S if stretch == 1 else SHORT_GRACE_S,
-        horizon_s=dice.choice((HORIZON_DEFAULT_S, HORIZON_DEFAULT_S, SHORT_HORIZON_S)),
+        horizon_s=SHORT_HORIZON_S if stretch == 1 and dice.random() < 0.5 else HORIZON_DEFAULT_S,
         repair_after_s=dice.choice((20.0, 60.0, 300.0)),
         seconds=seconds * stretch,
     )
@@ -115,7 +116,7 @@ async def random_life(sim: Simulation, *, seconds: float = 60.0) -> str:
         AssertionError: a promise was broken.
     """
     mix = mix_of(sim.dice, seconds)
-    sim.reorder_s = mix.reorder_s
+    sim.reorder_s, sim.loses_power = mix.reorder_s, False
     nodes = await sim.start_nodes(mix.nodes, mounts=mix.mounts, skew_s=mix.skew_s, **mix.settings)
     end_s = trio.current_time() + mix.seconds
     async with trio.open_nursery() as nursery:
@@ -238,5 +239,6 @@ class _Program:
         """Bytes nobody else writes: so a checker knows whose they are."""
         self._written += 1
         label = f"{self._node.name} {self._node.incarnation} {self._written}\n".encode()
-        size = math.floor(math.exp(self._dice.uniform(0, math.log(size_max))))
+        smallest = self._dice.choice(SIZES_MIN)
+        size = math.floor(math.exp(self._dice.uniform(math.log(smallest), math.log(size_max))))
         return self._sim.history.unit(label, self._dice.randbytes(size))

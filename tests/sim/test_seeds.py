@@ -1,6 +1,6 @@
 """Random lives of random networks: the seeds that once failed, then some nobody has tried.
 
-SIM_SEEDS: how many new seeds (default 8). SIM_FIRST: the first of them; without it they are other
+SIM_SEEDS: how many new seeds (default 16). SIM_FIRST: the first of them; without it they are other
 ones every day, and a failure prints its seed. SIM_SECONDS: simulated seconds of faults for each.
 """
 
@@ -13,8 +13,8 @@ import pytest
 from dfsfs.testing.simulator import Simulation, simulate
 from dfsfs.testing.workload import random_life
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "8"))
-SECONDS = float(os.environ.get("SIM_SECONDS", "40"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "16"))
+SECONDS = float(os.environ.get("SIM_SECONDS", "20"))
 FIRST = int(os.environ.get("SIM_FIRST", str(datetime.date.today().toordinal() * 1000)))
 KNOWN = [
     int(line.split()[0])
@@ -34,12 +34,14 @@ TOLD = pytest.mark.announce(
 
 
 @TOLD
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", KNOWN)
 def test_seeds_that_once_failed(seed: int) -> None:
     simulate(seed, _live)
 
 
 @TOLD
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
 def test_new_seeds(seed: int) -> None:
     simulate(seed, _live)
