@@ -38,11 +38,11 @@ def test_what_is_beyond_its_bound_or_fails_is_named() -> None:
         "bounded": {"upload_bytes": [5, 10], "pinned_blocks": [9, 0], "gc_log_bytes": [19, 10]},
         "workers": [worker],
     }
-    assert complaints("a", status) == []
+    assert complaints("a", status) == {}
     status["bounded"] = {"upload_bytes": [11, 10], "gc_log_bytes": [21, 10]}
     status["workers"] = [{**worker, "failures": 1, "last_failure": "no space"}]
-    assert complaints("a", status) == [
-        "a: upload_bytes is 11, its bound is 10",
-        "a: gc_log_bytes is 21, its bound is 10",
-        "a: gc failed: no space",
-    ]
+    assert complaints("a", status) == {
+        "a: upload_bytes": "is 11, its bound is 10",
+        "a: gc_log_bytes": "is 21, its bound is 10",
+        "a: gc": "failed: no space",
+    }
