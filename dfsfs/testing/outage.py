@@ -73,8 +73,8 @@ class Outage:
             AssertionError: a promise was broken.
         """
         dice, sim = self._dice, self._sim
-        # A short one: what somebody may have to fall back to must not be collected. Much shorter than
-        # this, and blocks go before their rows have come back from a peer: then repair is later.
+        # A short one: what somebody may have to fall back to must not be collected. If it is much
+        # shorter, blocks go before their rows have come back from a peer, and repair is later.
         grace_s = dice.choice((20.0, 24 * 3600.0))
         count = dice.choice(NODES)
         self._nodes = await sim.start_nodes(count, fetch_timeout_s=2.0, gc_grace_s=grace_s)
