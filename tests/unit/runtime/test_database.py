@@ -72,3 +72,22 @@ def test_a_log_is_given_back_unless_somebody_reads(tmp_path: Path) -> None:
         assert seen.value("SELECT count(*) FROM t") == 2
     assert database.value("SELECT count(*) FROM t") == 3
     database.close()
+
+
+def test_unused_pages_are_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    database = Database(path, schema="CREATE TABLE t (data BLOB)", version=1, cache_bytes=1 << 20)
+    with database.transaction():
+        for _ in range(20):
+            database.execute("INSERT INTO t VALUES (randomblob(100000))")
+    database.checkpoint()
+    full = path.stat().st_size
+    assert database.unused_pages() == 0
+    database.execute("DELETE FROM t")
+    unused = database.unused_pages()
+    database.reclaim(100)
+    assert database.unused_pages() == unused - 100
+    while database.unused_pages():
+        database.reclaim(100)
+    database.checkpoint()
+    assert path.stat().st_size < full // 10
