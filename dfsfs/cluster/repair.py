@@ -24,6 +24,7 @@ import trio
 from dfsfs.base.errors import Corrupt, DfsError, NotFound
 from dfsfs.base.limits import (
     OFFER_COUNT_MAX,
+    PENDING_COPIES_MAX,
     REPAIR_AGAIN_S,
     REPAIR_COPIES_MAX,
     REPAIR_PATIENCE_S,
@@ -97,6 +98,7 @@ class Repairer:
         self._rested_at_s = 0.0
         self._begun_at_s = 0.0
         self._begun_bytes = 0
+        self._owed: set[Digest] = set()  # this node began to copy them: see `_copy_page`
         self._more = False  # something that was missing could not be copied
         self.shortage = _NOTHING
         self._looked_at_s = 0.0
@@ -245,7 +247,13 @@ class Repairer:
                 return None if lacking is None else digest not in lacking
 
             takes_more = self._replicator.takes_more
-            return lack_of(order, self._copies, own, has=has, takes_more=takes_more)
+            found = lack_of(order, self._copies, own, has=has, takes_more=takes_more)
+            if digest in self._owed:
+                if found.targets:
+                    return found._replace(mine=True)
+                if not found.away:
+                    self._owed.discard(digest)
+            return found
 
         return {digest: lack(digest, order) for digest, order in orders.items()}
 
@@ -295,7 +303,13 @@ class Repairer:
     # -- copying --------------------------------------------------------------------------------
 
     async def _copy_page(self, lacks: dict[Digest, Lack]) -> None:
-        """Make the missing copies of one page, a few at a time."""
+        """Make the missing copies of one page, a few at a time.
+
+        Who begins goes on: a copy may make another node the best-ranked holder, and that one does
+        not know that there is more to do.
+        """
+        mine = [digest for digest, lack in lacks.items() if lack.mine and lack.targets]
+        self._owed.update(mine[: PENDING_COPIES_MAX - len(self._owed)])
         wanted = iter(
             [(digest, node) for digest, lack in lacks.items() if lack.mine for node in lack.targets]
         )
