@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import trio
 
-from dfsfs.base.errors import BadHandle, DfsError, Invalid, IsDirectory
+from dfsfs.base.errors import BadHandle, Corrupt, DfsError, Invalid, IsDirectory, NotFound
 from dfsfs.base.limits import (
     NODE_CACHE_BYTES_MAX,
     PATCHES_BYTES_MAX,
@@ -290,6 +290,8 @@ class Files:
         self._kernel.begin(busy)
         try:
             return await read
+        except NotFound as error:  # a block, which is not for programs to know: EIO
+            raise Corrupt(str(error)) from error
         finally:
             self._kernel.end(busy)
 

@@ -93,6 +93,7 @@ def test_a_copy_of_a_state_directory_is_another_incarnation(network: ProcessNetw
         b.start()
         network.wait_connected()
         wait_until(lambda name=name: (b.path / name).exists())  # type: ignore[misc]
+        wait_until(lambda: a.status()["replication"]["short_count"] == 0)
         a.kill()
         b.kill()
     b.start()

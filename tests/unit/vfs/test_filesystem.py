@@ -10,6 +10,7 @@ import trio.testing
 
 from dfsfs.base.errors import (
     BadHandle,
+    Corrupt,
     Exists,
     Full,
     Invalid,
@@ -262,6 +263,18 @@ async def _write_elsewhere(bench: Bench, inode: int, data: bytes) -> list[Change
     changes = bench.push()
     upload.close()
     return changes
+
+
+async def test_a_block_that_nobody_has_is_an_error_and_not_a_missing_file(bench: Bench) -> None:
+    """Promise 12: EIO; ENOENT would say that the file is not there."""
+    fs = bench.filesystem
+    inode = await bench.put(b"f", b"x" * 3 * BLOCK)
+    for digest in bench.store.page(None, 100):
+        await bench.store.remove(digest)
+    handle = await fs.open(inode, os.O_RDONLY, ROOT)
+    with pytest.raises(Corrupt, match="no block"):
+        await fs.read(handle.number, 0, BLOCK)
+    await fs.release(handle.number)
 
 
 async def test_versions_of_readers(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
