@@ -96,10 +96,12 @@ class Collector:
         grace_s: float,
         contents_in_use: ContentsInUse,
         removed: Callable[[Digest], None],
+        found_again: Callable[[], None],
     ) -> None:
         """`database` was made with `SCHEMA`; `contents_in_use` names what open files still need.
 
-        `removed` is told of every block that has gone.
+        `removed` is told of every block that has gone; `found_again` when what was unreferenced is
+        not any more, its rows having come later than it: repair has left it alone until now.
         """
         self._world = world
         self._database = database
@@ -111,6 +113,7 @@ class Collector:
         self._members = members
         self._grace_s = grace_s
         self._contents_in_use = contents_in_use
+        self._found_again = found_again
         self._removed = removed
         self._clock_s = float(database.value("SELECT now_s FROM clock"))
         self._written_s = self._clock_s
@@ -385,7 +388,9 @@ class Collector:
         for digest in page:
             if self._is_marked(digest):
                 self._counts["referenced_blocks"] += 1
-                self._needed(digest)
+                if self.is_unreferenced(digest):
+                    self._needed(digest)
+                    self._found_again()
                 continue
             if self._pins.is_pinned(digest):
                 continue

@@ -76,6 +76,7 @@ class Upkeep:
             grace_s=settings.gc_grace_s,
             contents_in_use=contents_in_use,
             removed=storage.removed,
+            found_again=self._want_scan,
         )
         self.repairer = Repairer(
             world,
@@ -119,6 +120,10 @@ class Upkeep:
     def workers(self) -> list[Worker]:
         """What runs in the background from the start; `settler` is for later, since it writes."""
         return [self.repairer, self.collector, self.scrubber, self._short]
+
+    def _want_scan(self) -> None:
+        """Blocks may lack copies that no queue knows of."""
+        self._replicator.scan_wanted = True
 
     def _looked(self) -> None:
         """What this node's blocks lack is known anew: tell the others."""
