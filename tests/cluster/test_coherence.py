@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
@@ -374,6 +375,10 @@ def test_two_clones_push_into_one_repository(directories: list[Path], tmp_path: 
         )
 
 
+def have_equal_trees(one: ProcessNode, other: ProcessNode) -> bool:
+    return tree_of(one.path) == tree_of(other.path)
+
+
 def test_three_mounts_on_kernels_without_epochs(tmp_path: Path) -> None:
     """Promises 4 and 5: slower where two mounts change one directory at a time, and as right."""
     with ProcessNetwork(tmp_path) as network:
@@ -389,12 +394,14 @@ def test_three_mounts_on_kernels_without_epochs(tmp_path: Path) -> None:
                     (node.path / f"lock-{number}").mkdir()
                     round_winners.append(node.name)
                 barrier.wait(DEADLINE_S)
-                assert (node.path / f"lock-{number}").is_dir()
+                # Old names may be shown for some moments longer there (doc/consistency.md).
+                wait_until((node.path / f"lock-{number}").is_dir)
                 storm(node.path, f"{node.name} {number}", random.Random(number), 4)
 
         at_once(*(lambda node=node: fight(node) for node in nodes))
         assert [len(round_winners) for round_winners in winners] == [1] * len(winners)
-        assert tree_of(nodes[0].path) == tree_of(nodes[1].path) == tree_of(nodes[2].path)
+        for node in nodes[1:]:
+            wait_until(partial(have_equal_trees, nodes[0], node))
 
 
 # -- apart ----------------------------------------------------------------------------------------

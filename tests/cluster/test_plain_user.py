@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,23 +38,21 @@ as_user "$PROGRAMS/dfs-mount" "$HOME/mount" --listen 127.0.0.1:0 -o allow_other 
 
 
 @pytest.fixture
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of the user, where he can get to it."""
+def home() -> Iterator[Path]:
+    """A directory of the user; not below pytest's, which every run closes to others again."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     assert all(map(shutil.which, ("unshare", "setpriv"))), "this test needs util-linux"
     who = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-    home = tmp_path_factory.mktemp("home")
-    (home / "mount").mkdir()
-    for path in (home, home / "mount"):
-        os.chown(path, USER, USER)
-    for parent in home.parents:
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
     can_run = subprocess.run([*who, sys.executable, "-c", "import pyfuse3"], check=False)
     if can_run.returncode:
         pytest.skip("this Python is closed to other users")
-    return home
+    with tempfile.TemporaryDirectory(prefix="dfs-home-") as directory:
+        home = Path(directory)
+        (home / "mount").mkdir()
+        for path in (home, home / "mount"):
+            os.chown(path, USER, USER)
+        yield home
 
 
 def test_a_mount_of_somebody_who_is_not_root(home: Path) -> None:
