@@ -58,6 +58,7 @@ class Database:
         self._cache_bytes = cache_bytes
         self._reserve = reserve
         self._transactions = 0
+        self._flush_failure = ""  # of the first flush that failed
         try:
             self._connection = apsw.Connection(
                 ":memory:" if path is None else str(path), statementcachesize=_STATEMENTS_CACHED
@@ -148,7 +149,8 @@ class Database:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # else a full disk, say, has ended it
+                self._connection.execute("ROLLBACK")
             raise
         try:
             self.execute("COMMIT")
@@ -187,14 +189,23 @@ class Database:
             other.close()
 
     def sync(self) -> None:
-        """Wait until every commit so far is on stable storage. Blocks: call it in a thread."""
+        """Wait until every commit so far is on stable storage. Blocks: call it in a thread.
+
+        Raises:
+            DfsError: the disk failed. The kernel forgets what it could not write, so that is final.
+        """
         if self._path is None:
             return
+        if self._flush_failure:
+            raise DfsError(self._flush_failure)
         # SQLite's locks are on the database file: closing another descriptor of the WAL is safe.
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(f"{self._path}-wal", os.O_RDONLY)
             try:
                 os.fdatasync(descriptor)
+            except OSError as error:
+                self._flush_failure = f"cannot flush {self._path}: {error.strerror}"
+                raise DfsError(self._flush_failure) from error
             finally:
                 os.close(descriptor)
 

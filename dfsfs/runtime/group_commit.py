@@ -45,10 +45,15 @@ class GroupCommit:
 
     async def _run(self) -> None:
         self._begun += 1
+        before = self._failed, self._error
+        # Whatever else it raises goes to one caller; to the others it must be a failure as well.
+        self._failed, self._error = self._begun, DfsError("a flush broke off")
         try:
             with trio.CancelScope(shield=True):  # others rely on it too
                 await self._flush()
         except DfsError as error:
-            self._failed, self._error = self._begun, error
+            self._error = error
+        else:
+            self._failed, self._error = before
         finally:
             self._ended = self._begun

@@ -91,3 +91,31 @@ async def test_errors_keep_their_message() -> None:
     disk.go.set()
     with pytest.raises(Full, match="no space"):
         await GroupCommit(disk.flush)()
+
+
+async def test_a_flush_that_breaks_is_a_success_for_nobody() -> None:
+    """Promise 9, whatever the failure is: a bug, perhaps."""
+    go = trio.Event()
+    begun = 0
+
+    async def broken() -> None:
+        nonlocal begun
+        begun += 1
+        await go.wait()
+        raise ValueError("a bug")
+
+    commit = GroupCommit(broken)
+    failures: list[Exception] = []
+
+    async def call() -> None:
+        try:
+            await commit()
+        except Exception as error:  # whatever it is
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert (begun, len(failures)) == (2, 4)
