@@ -100,7 +100,7 @@ class Cluster:
             mounts=mounts,
         )
         members.watch(self._member_changed)
-        rejoining = Rejoining(namespace, endpoint)
+        rejoining = Rejoining(namespace, endpoint, applied=applied)
         self.drafts = Drafts()
         self.exchange = Exchange(
             namespace, self.publication, self.leases, rejoining, applied=applied, drafts=self.drafts

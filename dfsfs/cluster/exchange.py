@@ -39,7 +39,7 @@ for `limits.ROWS_SPARE_S`, which costs all nodes less.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -49,7 +49,7 @@ from dfsfs.base.types import InodeId, NodeId, Origin
 from dfsfs.cluster.drafts import Drafts
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.publication import Publication
-from dfsfs.cluster.rejoin import Rejoining
+from dfsfs.cluster.rejoin import Applied, Rejoining
 from dfsfs.cluster.rows_messages import (
     checked_floor,
     checked_flush,
@@ -68,7 +68,6 @@ from dfsfs.net import MessageStream, Session
 log = logging.getLogger(__name__)
 
 METHOD = "rows.feed"
-Applied = Callable[[Sequence[Change]], Awaitable[None]]
 
 
 class Exchange:

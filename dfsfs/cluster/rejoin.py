@@ -10,6 +10,7 @@ costs only what was read. Concurrency: loop only; applying leaves the loop to ot
 """
 
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -19,20 +20,22 @@ from dfsfs.base.limits import CALL_TIMEOUT_S, REJOIN_RETRY_S, ROWS_SLICE_BYTES
 from dfsfs.base.types import Origin
 from dfsfs.cluster.rows_messages import checked_positions, wire_positions
 from dfsfs.crdt import dominates
-from dfsfs.namespace import Namespace, SnapshotPage
+from dfsfs.namespace import Change, Namespace, SnapshotPage
 from dfsfs.net import Endpoint, Reply, Request, Session
 
 log = logging.getLogger(__name__)
 
 METHOD_SNAPSHOT = "rows.snapshot"
+Applied = Callable[[Sequence[Change]], Awaitable[None]]
 
 
 class Rejoining:
     """Gives snapshots, and takes them. Owned by the cluster."""
 
-    def __init__(self, namespace: Namespace, endpoint: Endpoint) -> None:
-        """Answers on `endpoint`."""
+    def __init__(self, namespace: Namespace, endpoint: Endpoint, *, applied: Applied) -> None:
+        """Answers on `endpoint`; `applied` is `Exchange`'s."""
         self._namespace = namespace
+        self._applied = applied
         self._lock = trio.Lock()
         self.count = 0
         endpoint.serve_calls(METHOD_SNAPSHOT, self._answer)
@@ -86,9 +89,13 @@ class Rejoining:
         steps = self._namespace.finish_rejoin(rejoin, floor, have)
         while True:
             began_s = trio.current_time()
-            if next(steps, self) is self:
+            changes = next(steps, None)
+            worked_s = trio.current_time() - began_s
+            if changes is None:
                 break
-            await trio.sleep(trio.current_time() - began_s)
+            if changes:
+                await self._applied(changes)
+            await trio.sleep(worked_s)
         self.count += 1
         log.info("a snapshot of %s has been taken", name)
 

@@ -105,13 +105,15 @@ class LocalState:
         batch = Batch(self.origin, before, last.time, encode_rows(transaction.rows))
         self.publish(change_of(work, self._reader, last, local=True, batch=batch))
 
-    def update(self, work: WorkingSet, change: Callable[[WorkingSet], None]) -> None:
+    def update(self, work: WorkingSet, change: Callable[[WorkingSet], None]) -> Change:
         """A change of the replica that is nobody's verb: rows of others, or forgetting."""
         with self.undoing(), self._database.transaction():
             change(work)
             self.save()
         stamp = Stamp(self.position, self.origin)
-        self.publish(change_of(work, self._reader, stamp, local=False))
+        made = change_of(work, self._reader, stamp, local=False)
+        self.publish(made)
+        return made
 
     def tick(self) -> None:
         """A transaction without rows: a position that nobody can hold yet."""

@@ -522,8 +522,10 @@ class Namespace:
 
     def finish_rejoin(
         self, rejoin: Rejoin, floor: Mapping[Origin, int], reach: Mapping[Origin, int]
-    ) -> Iterator[None]:
+    ) -> Iterator[builtins.list[Change]]:
         """All pages of a peer with this floor are staged: join them. A transaction a step.
+
+        Each step yields what came from elsewhere with it.
 
         `reach`: what the peer held after the last page. When this has ended the replica holds all
         that the peer held before the first, and has forgotten what the peer had, but for what

@@ -28,7 +28,7 @@ from dfsfs.namespace.local import LocalState
 from dfsfs.namespace.pins import seen_vector
 from dfsfs.namespace.purge import Purge, links_of, stamps_of
 from dfsfs.namespace.rows import NodeRow, Row, TombstoneRow
-from dfsfs.namespace.types import SnapshotPage
+from dfsfs.namespace.types import Change, SnapshotPage
 from dfsfs.namespace.update import join_rows
 from dfsfs.namespace.working import WorkingSet
 from dfsfs.runtime import Database
@@ -96,20 +96,19 @@ class Rejoin:
 
     # -- comparing ----------------------------------------------------------------------------
 
-    def apply(self) -> Iterator[None]:
-        """Join everything, then remove what was forgotten: a transaction a step.
+    def apply(self) -> Iterator[list[Change]]:
+        """Join everything, then remove what was forgotten: a transaction a step, and its changes.
 
         The caller has raised the floor, and sets the have-vector when this ends.
         """
         own = self._holds()
         forgotten_here = self._forgotten_here()
         for number in range(self._pages):
-            self._join_page(number)
-            yield
+            yield self._join_page(number)
         doomed = [Doomed(InodeId(inode), own) for inode in forgotten_here]
         for page in self._forgotten_there():
             doomed += [Doomed(inode, self.have) for inode in page]
-            yield
+            yield []
         while doomed:  # once, unless another peer's rows bring something back meanwhile
             yield from self._remove(doomed)
             doomed = [one for one in doomed if self._again.is_live(one.inode)]
@@ -127,14 +126,14 @@ class Rejoin:
             ),
         )
 
-    def _join_page(self, number: int) -> None:
+    def _join_page(self, number: int) -> list[Change]:
         data = self._database.value("SELECT rows FROM staged_page WHERE number=?", (number,))
         rows = decode_page(SnapshotPage(data, None))
         if not rows:
-            return
+            return []
         newest = max(row.stamp.time for row in rows)
         self._local.clock.observe(newest)
-        self._local.update(self._working_set(), lambda work: join_rows(work, rows))
+        return [self._local.update(self._working_set(), lambda work: join_rows(work, rows))]
 
     def _forgotten_there(self) -> Iterator[list[InodeId]]:
         """Inodes that are here and not in the snapshot, though the peer held their birth."""
@@ -147,13 +146,13 @@ class Rejoin:
             after = page[-1][0]
             yield [inode for inode, time, origin in page if covers(self.have, Stamp(time, origin))]
 
-    def _remove(self, doomed: list[Doomed]) -> Iterator[None]:
+    def _remove(self, doomed: list[Doomed]) -> Iterator[list[Change]]:
         forgetters = {one.inode: one.forgetter for one in doomed}
         going: list[InodeId] = []
         for inode in self._again.from_below(forgetters):
             forgetter = forgetters[inode]
             if self._again.is_directory(inode):  # nothing is in it that is about to go
-                self._take_away(going)
+                yield self._take_away(going)
             make = self._again.is_live(inode) and self._stays(inode, forgetter)
             if make or self._has_news(inode, forgetter):
                 seen = dict(self.have)
@@ -161,17 +160,17 @@ class Rejoin:
                 self._again.remove(inode, seen, make=make)
                 with self._database.transaction():
                     self._purge.mark([inode])
-                yield
+                yield []
                 continue
             going.append(inode)
             if len(going) >= PURGE_STEP_COUNT:
-                self._take_away(going)
-                yield
-        self._take_away(going)
+                yield self._take_away(going)
+        yield self._take_away(going)
 
-    def _take_away(self, going: list[InodeId]) -> None:
+    def _take_away(self, going: list[InodeId]) -> list[Change]:
+        changes: list[Change] = []
         if any(map(self._again.is_live, going)):
-            self._local.update(self._working_set(), lambda work: bury(work, going))
+            changes.append(self._local.update(self._working_set(), lambda work: bury(work, going)))
         with self._database.transaction():
             for inode in going:  # what is open here stays until its turn among the dead of all
                 held = self._database.row("SELECT 1 FROM orphan WHERE inode=?", (inode,))
@@ -180,6 +179,7 @@ class Rejoin:
                 else:
                     self._purge.mark([inode])
         going.clear()
+        return changes
 
     def _stays(self, inode: InodeId, forgetter: Mapping[Origin, int]) -> bool:
         """Whether a name or content is news to the forgetter, or something in it stays."""

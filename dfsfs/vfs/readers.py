@@ -102,8 +102,10 @@ class Readers:
             self.waits += 1
             with trio.move_on_after(READER_PATIENCE_S):
                 for inode in held:
-                    if not await self._has_only_grown(self._held[inode]):
-                        await self._wait(self._held[inode])
+                    # Another change of the same file may have ended the wait for its readers.
+                    file = self._held.get(inode)
+                    if file is not None and not await self._has_only_grown(file):
+                        await self._wait(file)
             for inode in held:
                 file = self._held.pop(inode, None)
                 for handle in () if file is None or self.is_growing(inode) else file.handles:
