@@ -148,19 +148,20 @@ class Rejoin:
 
     def _remove(self, doomed: list[Doomed]) -> Iterator[list[Change]]:
         forgetters = {one.inode: one.forgetter for one in doomed}
-        going: list[InodeId] = []
+        going: list[InodeId] = []  # empty at every yield: who writes meanwhile makes news
         for inode in self._again.from_below(forgetters):
             forgetter = forgetters[inode]
             if self._again.is_directory(inode):  # nothing is in it that is about to go
                 yield self._take_away(going)
             make = self._again.is_live(inode) and self._stays(inode, forgetter)
             if make or self._has_news(inode, forgetter):
+                changes = self._take_away(going)
                 seen = dict(self.have)
                 join(seen, self._holds())
                 self._again.remove(inode, seen, make=make)
                 with self._database.transaction():
                     self._purge.mark([inode])
-                yield []
+                yield changes
                 continue
             going.append(inode)
             if len(going) >= PURGE_STEP_COUNT:

@@ -1,0 +1,27 @@
+"""A snapshot is taken step by step, and users go on meanwhile."""
+
+from collections.abc import Callable
+
+from dfsfs.base.types import ROOT_INODE
+from tests.unit.namespace.conftest import Node
+
+
+def test_what_is_written_while_a_snapshot_is_taken_is_not_forgotten(
+    make: Callable[[int], Node],
+) -> None:
+    """Promise 13: an edit beats a delete, whatever the step at which it comes."""
+    for at in range(8):
+        here, peer = make(1), make(2)
+        files = [here.file(name, data=b"old") for name in (b"1", b"2", b"3")]
+        have = here.fs.have()  # all of this the peer has held, and forgotten
+        here.write(files[1], b"news")
+        rejoin = here.fs.begin_rejoin(have)
+        rejoin.stage(peer.fs.snapshot(None, bytes_max=1 << 20))
+        expected = {b"2": b"news"}
+        for step, _ in enumerate(here.fs.finish_rejoin(rejoin, {}, have)):
+            if step == at and (b"1", files[0]) in [(n, i) for n, i, _ in here.fs.names(ROOT_INODE)]:
+                here.write(files[0], b"edited")
+                expected[b"1"] = b"edited"
+        left = {name: here.data(inode) for name, inode, _ in here.fs.names(ROOT_INODE)}
+        assert left == expected, f"written after step {at}"
+        assert at > 1 or len(expected) == 2, "nothing has been removed yet"
