@@ -128,13 +128,16 @@ def open_state(config: Config, world: World, own: NodeId, stack: ExitStack) -> S
 
     reserve = Reserve(config.state, config.reserve_bytes)
 
-    def opened(name: str, schema: str, version: int, cache_bytes: int) -> Database:
+    def opened(
+        name: str, schema: str, version: int, cache_bytes: int, *, replaceable: bool = True
+    ) -> Database:
         database = Database(
             config.state / name,
             schema=schema,
             version=version,
             cache_bytes=cache_bytes,
             reserve=reserve,
+            remembers_damage=replaceable,
         )
         stack.callback(database.close)
         return database
@@ -156,10 +159,14 @@ def open_state(config: Config, world: World, own: NodeId, stack: ExitStack) -> S
     lost = ""
     if noted is not None and not namespace_path.exists():
         lost = f"{namespace_path} is gone"
+    # Nobody else to have names from: what can still be read of a damaged file is better than none.
+    alone = not others and not config.bootstrap
     try:
-        namespace = opened("namespace.db", SCHEMA, SCHEMA_VERSION, NAMESPACE_CACHE_BYTES)
+        namespace = opened(
+            "namespace.db", SCHEMA, SCHEMA_VERSION, NAMESPACE_CACHE_BYTES, replaceable=not alone
+        )
     except Corrupt as error:
-        if not others and not config.bootstrap:
+        if alone:
             raise Misconfigured(
                 f"the names of all files are damaged ({error}), and no other node is known that"
                 " has them. Put back a backup of the state directory. To begin with an empty tree"

@@ -65,7 +65,11 @@ class Index:
         """
         schema = resources.files("dfsfs.blocks").joinpath("index.sql").read_text()
         self._database = Database(
-            path, schema=schema, version=VERSION, cache_bytes=STORE_INDEX_CACHE_BYTES
+            path,
+            schema=schema,
+            version=VERSION,
+            cache_bytes=STORE_INDEX_CACHE_BYTES,
+            checksums=False,  # what it holds and where it leads is verified by digest
         )
         # Overwriting the log in place makes flushes cheap; more of it than this is returned.
         self._database.execute(f"PRAGMA journal_size_limit={STORE_WAL_KEPT_BYTES}")

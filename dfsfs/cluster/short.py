@@ -163,8 +163,8 @@ class ShortFiles:
         short: list[tuple[InodeId, int]] = []
         for inode, file in self._files.items():
             nodes = self._publication.held_by(file.position)
-            if file.suspect and file.nodes is not None:
-                nodes = min(nodes, file.nodes)
+            if file.suspect:  # whom nobody has asked yet may hold nothing
+                nodes = min(nodes, 1 if file.nodes is None else file.nodes)
             if nodes < wanted and not self._is_replaced(inode, file):
                 short.append((inode, nodes))
         shown = short[-SHORT_FILES_SHOWN:]

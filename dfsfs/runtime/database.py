@@ -6,15 +6,21 @@ The only importer of apsw. Sync: every method is a short statement and may run o
 Durability: the database is in WAL mode with synchronous=NORMAL, so a commit survives the end of the
 process at once, and a power cut only after `sync()` returned (which flushes the WAL file itself:
 https://sqlite.org/wal.html, "durability"). apsw bundles an SQLite without the WAL-reset bug.
+
+Integrity: a page carries a checksum that SQLite's own shim verifies when the page comes from
+the disk (https://sqlite.org/cksumvfs.html), so rotten bytes are an error and never a row.
 """
 
 import contextlib
+import functools
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
+import apsw.sqlite_extra
 
 from dfsfs.base.errors import Corrupt, DfsError, Full, Misconfigured
 from dfsfs.base.limits import LOG_LOOK_TRANSACTIONS, WAL_BYTES_MAX, WAL_TIGHT_BYTES_MAX
@@ -22,11 +28,14 @@ from dfsfs.base.units import KIB
 from dfsfs.runtime.figures import Bounds
 from dfsfs.runtime.reserve import Reserve
 
+log = logging.getLogger(__name__)
+
 Row = tuple[Any, ...]
 SNAPSHOT_CACHE_BYTES = 16 * 1024 * 1024
 _FILES = ("", "-wal", "-shm")  # a database is these
 _VERSION_MAX = 1 << 16  # a greater one was never written by any version of this program
 _PAGE_BYTES = 4096
+_CHECKSUM_BYTES = 8  # at the end of each page: what cksumvfs asks for
 _FOLDS_MAX = 4
 _FOLDED_WAITING_COUNT = 256  # pages: a MiB that writers wait for
 _RESTART_WAIT_MS = 200  # for a moment between two writers
@@ -44,10 +53,14 @@ class Database:
         version: int,
         cache_bytes: int,
         reserve: Reserve | None = None,
+        checksums: bool = True,
+        remembers_damage: bool = False,
     ) -> None:
         """Open or create `path` (None: in memory) and apply `schema` to a new file.
 
         `reserve` is that of its disk: the nearer it is to full, the shorter is the log.
+        `checksums`: of the pages of a new file, unless its rows are verified in another way.
+        `remembers_damage`: when damage is found later, the next start does not open the file.
 
         Raises:
             Corrupt: not a database, or a damaged one. Misconfigured: one of another `version`.
@@ -57,8 +70,12 @@ class Database:
         self._version = version
         self._cache_bytes = cache_bytes
         self._reserve = reserve
+        self._remembers_damage = remembers_damage
         self._transactions = 0
         self._flush_failure = ""  # of the first flush that failed
+        _verify_pages()
+        if path is not None and remembers_damage and _damage_mark(path).exists():
+            raise Corrupt(f"{path}: found damaged when it was used last")
         try:
             self._connection = apsw.Connection(
                 ":memory:" if path is None else str(path), statementcachesize=_STATEMENTS_CACHED
@@ -66,6 +83,8 @@ class Database:
             self._connection.set_busy_timeout(5000)
             execute = self._connection.execute
             if path is not None:
+                if checksums:
+                    self._connection.reserve_bytes(reserve=_CHECKSUM_BYTES)  # of a new file
                 execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: see reclaim()
                 execute("PRAGMA journal_mode=WAL")
             execute("PRAGMA synchronous=NORMAL")
@@ -85,7 +104,7 @@ class Database:
                 kind = Misconfigured if 0 < found < _VERSION_MAX else Corrupt
                 raise kind(f"{path}: database of version {found}, this program knows {version}")
         except apsw.Error as error:
-            raise _translate(error, path) from error
+            raise self._translated(error) from error
 
     @staticmethod
     def set_aside(path: Path) -> Path:
@@ -97,6 +116,7 @@ class Database:
             old = path.with_name(path.name + suffix)
             if old.exists():
                 old.rename(aside.with_name(aside.name + suffix))
+        _damage_mark(path).unlink(missing_ok=True)
         return aside
 
     @property
@@ -109,28 +129,28 @@ class Database:
         try:
             self._connection.execute(sql, bindings)
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._translated(error) from error
 
     def executemany(self, sql: str, bindings: Sequence[Sequence[Any]]) -> None:
         """Run one statement for each tuple of bindings."""
         try:
             self._connection.executemany(sql, bindings)
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._translated(error) from error
 
     def rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query; give it a LIMIT when it may be long."""
         try:
             return list(self._connection.execute(sql, bindings))
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._translated(error) from error
 
     def row(self, sql: str, bindings: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, or None."""
         try:
             return self._connection.execute(sql, bindings).fetchone()
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._translated(error) from error
 
     def value(self, sql: str, bindings: Sequence[Any] = ()) -> Any:
         """The first column of the first row, or None."""
@@ -180,7 +200,11 @@ class Database:
             yield self
             return
         other = Database(
-            self._path, schema="", version=self._version, cache_bytes=SNAPSHOT_CACHE_BYTES
+            self._path,
+            schema="",
+            version=self._version,
+            cache_bytes=SNAPSHOT_CACHE_BYTES,
+            remembers_damage=self._remembers_damage,
         )
         try:
             other.execute("BEGIN")
@@ -242,7 +266,7 @@ class Database:
             if pages * _PAGE_BYTES > WAL_BYTES_MAX // 2:
                 _begin_anew(connection, folded)
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._translated(error) from error
         finally:
             connection.close()
 
@@ -260,7 +284,7 @@ class Database:
         except apsw.BusyError:
             return
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._translated(error) from error
         finally:
             connection.close()
 
@@ -284,13 +308,33 @@ class Database:
             connection.set_busy_timeout(5000)
             list(connection.execute(f"PRAGMA incremental_vacuum({pages})"))
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._translated(error) from error
         finally:
             connection.close()
 
     def close(self) -> None:
         """Close the connection; nothing durable depends on it."""
         self._connection.close()
+
+    def _translated(self, error: apsw.Error) -> DfsError:
+        if isinstance(error, apsw.FullError):
+            return Full(f"{self._path}: {error}")
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError) or (
+            getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
+        ):
+            self._note_damage(error)
+        return Corrupt(f"{self._path}: {error}")
+
+    def _note_damage(self, error: apsw.Error) -> None:
+        if self._path is None or not self._remembers_damage:
+            return
+        mark = _damage_mark(self._path)
+        with contextlib.suppress(OSError):  # then the next start finds the damage by itself, later
+            if not mark.exists():
+                log.error(
+                    "%s is damaged (%s); restart this node to have it made anew", self._path, error
+                )
+                mark.touch()
 
 
 def _begin_anew(connection: apsw.Connection, folded: int) -> None:
@@ -307,7 +351,16 @@ def _begin_anew(connection: apsw.Connection, folded: int) -> None:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
 
 
-def _translate(error: apsw.Error, path: Path | None) -> DfsError:
-    if isinstance(error, apsw.FullError):
-        return Full(f"{path}: {error}")
-    return Corrupt(f"{path}: {error}")
+@functools.cache
+def _verify_pages() -> None:
+    """Once for a process: whatever is opened from now on verifies the checksums of its pages."""
+    loader = apsw.Connection(":memory:")
+    try:
+        apsw.sqlite_extra.load(loader, "cksumvfs")
+    finally:
+        loader.close()
+
+
+def _damage_mark(path: Path) -> Path:
+    """The file that says: this database was found damaged, do not open it again."""
+    return path.with_name(f"{path.name}.distrusted")

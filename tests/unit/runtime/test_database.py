@@ -3,6 +3,9 @@
 import threading
 from pathlib import Path
 
+import pytest
+
+from dfsfs.base.errors import Corrupt
 from dfsfs.base.limits import WAL_BYTES_MAX
 from dfsfs.runtime import Database
 
@@ -91,3 +94,54 @@ def test_unused_pages_are_given_back(tmp_path: Path) -> None:
         database.reclaim(100)
     database.checkpoint()
     assert path.stat().st_size < full // 10
+
+
+def flip_a_bit_of_a_row(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"acknowledged")] ^= 1
+    path.write_bytes(data)
+
+
+def a_database(path: Path, *, remembers_damage: bool = False) -> Database:
+    return Database(
+        path,
+        schema="CREATE TABLE t (a TEXT)",
+        version=1,
+        cache_bytes=1 << 20,
+        remembers_damage=remembers_damage,
+    )
+
+
+def test_a_flipped_bit_in_a_row_is_an_error_and_no_row(tmp_path: Path) -> None:
+    """Promise 15: SQLite by itself would return the wrong bytes."""
+    path = tmp_path / "d"
+    database = a_database(path)
+    database.execute("INSERT INTO t VALUES ('acknowledged')")
+    database.checkpoint()
+    database.close()
+    flip_a_bit_of_a_row(path)
+    database = a_database(path)
+    with pytest.raises(Corrupt):
+        database.rows("SELECT a FROM t")
+    database.close()
+    a_database(path).close()  # nobody asked to remember it
+
+
+@pytest.mark.announce("is damaged")
+def test_damage_is_remembered_until_the_file_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    database = a_database(path, remembers_damage=True)
+    database.execute("INSERT INTO t VALUES ('acknowledged')")
+    database.checkpoint()
+    database.close()
+    flip_a_bit_of_a_row(path)
+    database = a_database(path, remembers_damage=True)
+    with pytest.raises(Corrupt), database.snapshot() as seen:
+        seen.rows("SELECT a FROM t")
+    database.close()
+    with pytest.raises(Corrupt, match="used last"):
+        a_database(path, remembers_damage=True)
+    Database.set_aside(path)
+    database = a_database(path, remembers_damage=True)
+    assert database.rows("SELECT a FROM t") == []
+    database.close()
