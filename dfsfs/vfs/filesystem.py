@@ -234,7 +234,7 @@ class Filesystem:
 
     async def _abandon(self, number: int) -> None:
         with trio.CancelScope(shield=True):
-            await self._files.release(number)
+            await self.release(number)
 
     def _make(
         self,
