@@ -442,12 +442,12 @@ class Files:
     def is_clean(self, number: int) -> bool:
         """Whether a flush or release of the handle has nothing to wait for."""
         file = self._handles.file(number).file
-        return file.buffer is None or file.unlinked
+        return file.unlinked or (file.buffer is None and not file.unseen)
 
     async def flush(self, number: int) -> None:
         """A close(2): what the handle wrote is committed and visible (promises 4 and 8)."""
         handle = self._handles.file(number)
-        if handle.writable and handle.file.buffer is not None and not handle.file.unlinked:
+        if handle.writable and not self.is_clean(number):
             await self._commit(handle.file)
 
     async def fsync(self, number: int) -> None:
@@ -464,7 +464,8 @@ class Files:
             # What is closed would carry its patches for long: fewer of them.
             await self._store(file, PATCHES_BYTES_MAX if durable else PATCHES_CLOSED_BYTES_MAX)
             reached = self._publication.durable if durable else self._publication.visible
-            await reached(self._namespace.position)
+            await reached(position := self._namespace.position)
+            file.unseen = file.unseen if file.unseen > position else 0
         finally:
             self._kernel.end(busy)
         if buffer is not None:
@@ -484,7 +485,7 @@ class Files:
                 file.inode, written.content, mtime_ns=file.mtime_ns, seen=file.base
             )
             file.replace(written.content)
-            file.committed = written.sequence
+            file.committed, file.unseen = written.sequence, self._namespace.position
 
     def _drop_clean(self, file: OpenFile, buffer: WriteBuffer) -> None:
         """A buffer of which everything is committed is not needed any more."""

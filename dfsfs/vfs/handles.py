@@ -48,6 +48,7 @@ class OpenFile:
         "privileged",
         "settles_at_s",
         "unlinked",
+        "unseen",
     )
 
     def __init__(self, inode: InodeId, content: ContentRef, *, privileged: bool) -> None:
@@ -58,6 +59,7 @@ class OpenFile:
         self.buffer: WriteBuffer | None = None
         self.base = content  # what `buffer` was made of, or committed last
         self.committed = 0  # `buffer.sequence` that the namespace and the mounts have seen
+        self.unseen = 0  # position of a commit here that nobody has waited for yet
         self.mtime_ns = 0  # of the buffer's last change
         self.settles_at_s: float | None = None  # when `Readers` lets the page cache go on
         self.unlinked = False
