@@ -16,7 +16,7 @@ from dfsfs.base.limits import FINDINGS_MAX, OFFER_COUNT_MAX
 from dfsfs.base.types import Digest, digest_text
 from dfsfs.blocks import BlockStore
 from dfsfs.cluster.members import MemberTable
-from dfsfs.cluster.references import all_contents, blocks_of, path_of, paths_of
+from dfsfs.cluster.references import all_contents, blocks_of, is_referred_to, path_of, paths_of
 from dfsfs.cluster.replicate import lacks
 from dfsfs.cluster.storage import ClusterStorage
 from dfsfs.content import NodeCache
@@ -125,7 +125,8 @@ class Checker:
                 for digest, error in unreadable
                 if digest not in missing and isinstance(error, Corrupt)
             ]
-            if missing or broken:
+            # What was removed or replaced in the meantime may have been collected by others.
+            if (missing or broken) and is_referred_to(self._namespace, inode, content):
                 away = self._away()
                 reach = f" in reach ({', '.join(away)} away)" if away else ""
                 what = f"{path_of(self._namespace, inode)}: "

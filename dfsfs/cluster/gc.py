@@ -130,6 +130,7 @@ class Collector:
         self._queue: list[tuple[InodeId, ContentRef]] = []
         self._walk_after: int | None = None
         self._inode: InodeId | None = None
+        self._all_listed = False
         self._block: Digest | None = None
         self._nodes = NodeCache()
         self._news: dict[ContentRef, InodeId] = {}
@@ -212,6 +213,7 @@ class Collector:
         self._database.execute("DELETE FROM mark")
         self._queue = [*self._contents_in_use()]
         self._inode, self._walk_after, self._block = None, None, None
+        self._all_listed = False
         self._news.clear()
         self._counts = dict.fromkeys(Look.__slots__, 0)
         self._phase, self.status.doing = "marking", "finding what is referenced"
@@ -266,13 +268,13 @@ class Collector:
 
     async def _mark_some(self) -> None:
         if not self._queue:
-            page = self._namespace.contents(self._inode, GC_PAGE_COUNT)
-            if not page:
+            if self._all_listed:
                 await self._promise_in_use()
                 self._phase, self.status.doing = "sweeping", "finding what is not referenced"
                 return
-            self._inode = page[-1][0]
-            self._queue = [item for item in reversed(page) if item[1].root is not None]
+            page = self._namespace.contents(self._inode, GC_PAGE_COUNT, fallbacks=True)
+            self._inode, self._all_listed = page.next, page.next is None
+            self._queue = [item for item in reversed(page.contents) if item[1].root is not None]
             await trio.lowlevel.checkpoint()
             return
         inode, content = self._queue[-1]

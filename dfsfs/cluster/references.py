@@ -25,12 +25,19 @@ PATHS_MAX = 16  # named for one block; more files may share it
 async def all_contents(namespace: Namespace) -> AsyncGenerator[tuple[InodeId, ContentRef], None]:
     """Every content with blocks that live inodes refer to."""
     after: InodeId | None = None
-    while page := namespace.contents(after, _PAGE):
-        for inode, content in page:
+    while True:
+        page = namespace.contents(after, _PAGE)
+        for inode, content in page.contents:
             if content.root is not None:
                 yield inode, content
-        after = page[-1][0]
+        if (after := page.next) is None:
+            return
         await trio.lowlevel.checkpoint()
+
+
+def is_referred_to(namespace: Namespace, inode: InodeId, content: ContentRef) -> bool:
+    """Whether an inode still refers to what it did when a walk came by."""
+    return (inode, content) in namespace.contents(InodeId(inode - 1), 1).contents
 
 
 async def blocks_of(

@@ -39,6 +39,7 @@ from dfsfs.namespace.types import (
     Batch,
     Change,
     Conflict,
+    ContentsPage,
     Entry,
     Inode,
     Removed,
@@ -572,13 +573,14 @@ class Namespace:
         return read_conflicts(self._database, after, limit)
 
     def contents(
-        self, after: InodeId | None, limit: int
-    ) -> builtins.list[tuple[InodeId, ContentRef]]:
+        self, after: InodeId | None, limit: int, *, fallbacks: bool = False
+    ) -> ContentsPage:
         """Every content that live or held inodes refer to, siblings included.
 
-        For up to `limit` inodes greater than `after`, in order; an inode's contents come together.
+        `fallbacks`: and what they had before, as long as that may be needed.
+        Of the next `limit` inodes greater than `after`, in order.
         """
-        return read_contents(self._database, after, limit)
+        return read_contents(self._database, after, limit, fallbacks=fallbacks)
 
     def totals(self) -> Totals:
         """What is shown, counted."""

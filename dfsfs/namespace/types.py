@@ -100,6 +100,14 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentsPage:
+    """Some contents that inodes refer to, and where to go on; it may be empty and not the last."""
+
+    contents: list[tuple[InodeId, ContentRef]]  # those of an inode come together
+    next: InodeId | None  # the last inode that was looked at; None: there are no more
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotPage:
     """Rows of every origin, by kind and key; `next` is the cursor of the page after."""
 

@@ -4,7 +4,7 @@ from dfsfs.base.types import ContentRef, InodeId
 from dfsfs.namespace.conflicts import CONFLICT_MARK, siblings
 from dfsfs.namespace.fallbacks import read_fallbacks
 from dfsfs.namespace.reading import read_private
-from dfsfs.namespace.types import Conflict
+from dfsfs.namespace.types import Conflict, ContentsPage
 from dfsfs.namespace.working import read_slots
 from dfsfs.runtime import Database
 
@@ -44,8 +44,8 @@ def _original(name: bytes) -> bytes:
 
 
 def read_contents(
-    database: Database, after: InodeId | None, limit: int
-) -> list[tuple[InodeId, ContentRef]]:
+    database: Database, after: InodeId | None, limit: int, *, fallbacks: bool
+) -> ContentsPage:
     """See Namespace.contents."""
     start = 0 if after is None else after
     inodes = database.rows(
@@ -55,7 +55,7 @@ def read_contents(
         (start, limit),
     )
     found: list[tuple[InodeId, ContentRef]] = []
-    has_fallbacks = database.row("SELECT 1 FROM fallback LIMIT 1") is not None
+    has_fallbacks = fallbacks and database.row("SELECT 1 FROM fallback LIMIT 1") is not None
     for (inode,) in inodes:
         rows = database.rows(
             "SELECT size, root, inline, shift, stored FROM content WHERE inode=?", (inode,)
@@ -69,4 +69,4 @@ def read_contents(
             found.append((inode, ContentRef(*private["content"])))
         if has_fallbacks:
             found += [(inode, fallback.content) for fallback in read_fallbacks(database, inode)]
-    return found
+    return ContentsPage(found, inodes[-1][0] if len(inodes) == limit else None)

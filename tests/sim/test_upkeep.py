@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from dfsfs.base.limits import BLOCK_BYTES_MAX, FETCH_BYTES_MAX, RETURN_S
+from dfsfs.base.limits import BLOCK_BYTES_MAX, FETCH_BYTES_MAX, GC_PAGE_COUNT, RETURN_S
 from dfsfs.base.types import ROOT_INODE, Digest
 from dfsfs.base.units import KIB, MIB
 from dfsfs.cluster.placement import ranked
@@ -169,6 +169,19 @@ async def test_a_block_that_is_written_again_begins_its_grace_anew(sim: Simulati
     assert await b.read("/last") == data
     await sim.converge()
     await sim.check()
+
+
+async def test_files_after_many_empty_ones_are_needed(sim: Simulation) -> None:
+    """Promise 18. A page of the walk without any content was taken for the end of the walk."""
+    (a,) = await sim.start_nodes(1, gc_grace_s=GRACE_S)
+    for number in range(GC_PAGE_COUNT + 1):
+        await a.write(f"/{number}", b"")
+    data = some_bytes(2 * MIB)
+    await a.write("/file", data)
+    before = stored(a)
+    await trio.sleep(5 * GRACE_S)
+    assert stored(a) == before
+    assert await a.read("/file") == data
 
 
 async def test_a_node_apart_collects_nothing(sim: Simulation) -> None:

@@ -95,7 +95,7 @@ def test_an_open_removed_file_is_private(pair: tuple[Node, Node]) -> None:
     one.fs.unlink(ROOT_INODE, b"f")
     one.fs.hold_orphan(file)
     before = one.fs.position
-    assert one.fs.contents(None, 10) == [(file, ContentRef(3, None, b"abc"))]
+    assert one.fs.contents(None, 10).contents == [(file, ContentRef(3, None, b"abc"))]
     one.write(file, b"private")
     one.fs.set_attributes(file, AttributeChanges(mode=0o600, uid=5))
     one.fs.set_xattr(file, b"user.b", b"2")
@@ -106,14 +106,14 @@ def test_an_open_removed_file_is_private(pair: tuple[Node, Node]) -> None:
     assert (shown.mode, shown.uid, shown.gid, shown.atime_ns) == (0o600, 5, 2, 77)
     assert one.fs.list_xattrs(file) == [b"user.b"]
     assert one.fs.get_xattr(file, b"user.b") == b"2"
-    assert ContentRef(7, None, b"private") in [ref for _, ref in one.fs.contents(None, 10)]
+    assert ContentRef(7, None, b"private") in [ref for _, ref in one.fs.contents(None, 10).contents]
     assert one.fs.position == before
     two.pull(one)
     assert two.names() == []
     assert two.data(file) == b"abc"
     one.fs.drop_orphan(file)
     assert one.data(file) == b"abc"
-    assert one.fs.contents(None, 10) == []
+    assert one.fs.contents(None, 10).contents == []
 
 
 def test_a_file_removed_elsewhere_while_open_stays_removed(pair: tuple[Node, Node]) -> None:
@@ -135,7 +135,7 @@ def test_orphans_end_with_the_process(node: Node) -> None:
     node.write(file, b"x")
     node.start()
     assert node.data(file) == b"abc"
-    assert node.fs.contents(None, 10) == []
+    assert node.fs.contents(None, 10).contents == []
 
 
 def test_contents_lists_siblings_and_pages(pair: tuple[Node, Node]) -> None:
@@ -146,8 +146,12 @@ def test_contents_lists_siblings_and_pages(pair: tuple[Node, Node]) -> None:
     two.write(files[1], b"two")
     one.pull(two)
     found: list[tuple[InodeId, ContentRef]] = []
-    while page := one.fs.contents(found[-1][0] if found else None, 1):
-        found += page
+    after: InodeId | None = None
+    while True:
+        page = one.fs.contents(after, 1)
+        found += page.contents
+        if (after := page.next) is None:
+            break
     assert [inode for inode, _ in found] == [files[0], files[1], files[1], files[2]]
     assert {ref.inline for inode, ref in found if inode == files[1]} == {b"one", b"two"}
 
@@ -184,3 +188,13 @@ def test_a_founder_owns_the_root_until_somebody_says_otherwise(pair: tuple[Node,
         assert node.fs.get(ROOT_INODE).mtime_ns == 5_000_000
     one.file(b"f")
     assert one.fs.get(ROOT_INODE).mtime_ns > 5_000_000
+
+
+def test_contents_come_after_any_number_of_files_without(node: Node) -> None:
+    """Promise 18: an empty page was the end for gc, which then collected what was needed."""
+    for number in range(3):
+        node.file(b"%d" % number)
+    file = node.file(b"f", data=b"needed")
+    page = node.fs.contents(None, 2)
+    assert (page.contents, page.next is None) == ([], False)
+    assert node.fs.contents(page.next, 2).contents == [(file, ContentRef(6, None, b"needed"))]

@@ -63,9 +63,9 @@ def test_what_may_be_needed_is_not_collected(node: Node) -> None:
     write(node, file, OLD)
     flushed(node, writer=node)
     write(node, file, NEW)
-    assert node.fs.contents(None, 10) == [(file, NEW), (file, OLD)]
+    assert node.fs.contents(None, 10, fallbacks=True).contents == [(file, NEW), (file, OLD)]
     flushed(node, writer=node)
-    assert node.fs.contents(None, 10) == [(file, NEW)]
+    assert node.fs.contents(None, 10, fallbacks=True).contents == [(file, NEW)]
 
 
 def test_a_name_that_goes_to_a_new_file_takes_the_old_content_along(
@@ -85,7 +85,7 @@ def test_a_name_that_goes_to_a_new_file_takes_the_old_content_along(
         two.pull(one)
         assert kept(one, draft)[-1] == kept(two, draft)[-1] == OLD
     assert kept(one, draft)[0] == kept(two, draft)[0] == MIDDLE
-    assert (draft, OLD) in two.fs.contents(None, 10)
+    assert (draft, OLD) in two.fs.contents(None, 10, fallbacks=True).contents
     flushed(one, two, writer=one)
     assert one.fs.fallbacks.count() == two.fs.fallbacks.count() == 0
 

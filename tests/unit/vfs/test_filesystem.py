@@ -542,6 +542,6 @@ async def test_gc_is_told_of_open_files_without_a_name(bench: Bench) -> None:
     inode = await bench.put(b"f", b"data")
     opened = await fs.open(inode, os.O_RDONLY, ROOT)
     await fs.unlink(ROOT_INODE, b"f")
-    assert inode in [number for number, _ in bench.namespace.contents(None, 100)]
+    assert inode in [number for number, _ in bench.namespace.contents(None, 100).contents]
     await fs.release(opened.number)
-    assert inode not in [number for number, _ in bench.namespace.contents(None, 100)]
+    assert inode not in [number for number, _ in bench.namespace.contents(None, 100).contents]
