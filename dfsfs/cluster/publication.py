@@ -176,7 +176,7 @@ class Publication:
         chosen = self._flush_order()
         wanted = self.wanted()
         first, rest = chosen[: wanted - 1], chosen[wanted - 1 :]
-        synced = 0
+        synced = lost = 0
         failed: list[DfsError] = []
 
         async def flush_local() -> None:
@@ -195,14 +195,17 @@ class Publication:
             nursery.start_soon(flush_local)
             await self._wait_visible(position)
             for peer, puts, number in asked:
-                synced += await self._flushed(peer, puts, number) and peer in first
+                if await self._flushed(peer, puts, number):
+                    synced += peer in first
+                else:  # its blocks may be on no other node's disk, whoever has the rows
+                    lost += peer.puts_synced < puts
         if failed:
             raise failed[0]
         for peer in rest:
             if 1 + synced >= wanted:
                 break
             synced += await self._flushed(peer, peer.puts_acknowledged, peer.channel.flush())
-        self._check(1 + synced)
+        self._check(1 + synced - lost)
 
     async def _flushed(self, peer: PeerProgress, puts: int, number: int) -> bool:
         """Wait until a peer has flushed as asked, with the first `puts` blocks of ours.

@@ -155,6 +155,22 @@ async def test_durable_flushes_every_peer_that_took_blocks() -> None:
     assert sum(peer.flushes for peer in peers) == 3  # nothing unflushed any more: one is enough
 
 
+@pytest.mark.parametrize("broken", [B, C])
+async def test_blocks_that_a_peer_could_not_flush_are_missed_whoever_has_the_rows(
+    broken: NodeId,
+) -> None:
+    """Promise 9."""
+    p = publication(Disk(), strict=True)
+    peers = {node: connect(p, node, acknowledged=7) for node in (A, B, C)}
+    p.block_stored(B)
+    p.block_stored(C)
+    peers[broken].broken = True
+    with pytest.raises(Unavailable):
+        await p.durable(7)
+    peers[broken].broken = False
+    await p.durable(7)
+
+
 async def test_a_failed_peer_is_replaced() -> None:
     p = publication(Disk(), strict=True)
     a, b = (connect(p, node, acknowledged=7) for node in (A, B))
