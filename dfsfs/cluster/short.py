@@ -136,7 +136,10 @@ class ShortFiles:
         fewest = 1 << 30
         after: int | None = None
         while content.root is not None:
-            page = await walk(self._source, content, after, OFFER_COUNT_MAX)
+            try:
+                page = await walk(self._source, content, after, OFFER_COUNT_MAX)
+            except DfsError:
+                return 0  # nobody in reach has all of it; that must not keep the others waiting
             holders = {digest: int(self._store.has(digest)) for digest in page.digests}
 
             async def ask(session: Session, holders: dict[Digest, int] = holders) -> None:
