@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,3 +163,21 @@ def test_sqlite_keeps_the_commits_it_flushed_and_loses_others(home: Path, synchr
     else:
         assert min(counts) < 20
         assert 20 in counts
+
+
+def test_databases_open_after_the_first_of_a_process_was_watched(home: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from dfsfs.runtime import Database
+from dfsfs.testing.disk import watched_flushes
+
+def use(name):
+    database = Database(Path(sys.argv[1], name), schema="", version=1, cache_bytes=1 << 20)
+    database.close()
+
+with watched_flushes(lambda path, is_directory: None):
+    use("watched")
+use("later")
+"""
+    subprocess.run([sys.executable, "-c", script, str(home)], check=True)
