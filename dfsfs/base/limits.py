@@ -113,6 +113,7 @@ REPAIR_SCAN_S = 600.0  # how often a node compares its blocks with their other h
 REPAIR_PATIENCE_S = 10.0  # a look at all blocks waits so long for the queue of fresh copies
 REPAIR_TOLD_S = 2.0  # how often a node that copies tells the others what is left
 REPAIR_AGAIN_S = 5.0  # after a look that could not mend everything
+REPAIR_LEFT_S = 15.0  # others whose turn it is to copy a block are given so long to begin
 OVERTAKEN_WAIT_S = 3.0  # a start waits so long for peers to say what they hold of this node
 STABLE_S = 5.0  # a session that lasted so long was a good one: redialling begins anew
 GRADE_S = 1.0  # how often absence is judged
@@ -221,7 +222,7 @@ REPAIR_AFTER_DEFAULT_S = 300.0
 REPAIR_RATE_DEFAULT = 64 * MIB  # bytes a second that one node copies to restore what is missing
 GC_GRACE_DEFAULT_S = 24 * 3600.0
 SCRUB_PERIOD_DEFAULT_S = 30 * 24 * 3600.0
-HORIZON_DEFAULT_S = 30 * 24 * 3600.0  # whoever is away for longer takes a snapshot when it returns
+HORIZON_DEFAULT_S = 60 * 24 * 3600.0  # whoever is away for longer takes a snapshot when it returns
 LISTEN_PORT_DEFAULT = 4000
 
 assert (1 << BLOCK_SHIFT_MIN) <= (1 << BLOCK_SHIFT_DEFAULT) <= BLOCK_BYTES_MAX

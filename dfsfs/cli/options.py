@@ -176,7 +176,7 @@ _NODE_OPTIONS = (
         "--horizon",
         "horizon_s",
         type=parsed(parse_duration),
-        default="30d",
+        default="60d",
         show_default=True,
         metavar="TIME",
         help="How long a node may be away and be waited for before removed files are forgotten.",

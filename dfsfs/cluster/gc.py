@@ -251,8 +251,8 @@ class Collector:
 
     def _needed(self, digest: Digest) -> None:
         """Somebody is about to refer to the block, or counts on its being here."""
-        if self._noted:
-            self._forget(digest)
+        if self._noted and self._forget(digest):
+            self._found_again()
 
     def _committed(self, change: Change) -> None:
         """Content that a look may have passed already is walked as well."""
@@ -390,9 +390,7 @@ class Collector:
         for digest in page:
             if self._is_marked(digest):
                 self._counts["referenced_blocks"] += 1
-                if self.is_unreferenced(digest):
-                    self._needed(digest)
-                    self._found_again()
+                self._needed(digest)
                 continue
             if self._pins.is_pinned(digest):
                 continue
@@ -435,9 +433,12 @@ class Collector:
         )
         return found
 
-    def _forget(self, digest: Digest) -> None:
+    def _forget(self, digest: Digest) -> bool:
+        """Drop the note of a block; whether there was one."""
         self._database.execute("DELETE FROM unreferenced WHERE digest = ?", (digest,))
-        self._noted -= self._database.changes()
+        dropped = self._database.changes()
+        self._noted -= dropped
+        return dropped > 0
 
     def _count(self, what: str, size: int) -> None:
         self._counts[f"{what}_blocks"] += 1

@@ -10,6 +10,9 @@ A look is due at start, when placement changed (a node joined, left, became abse
 session came up or ended, when a full node has room again, when the queue of fresh copies had to
 forget something, and every `REPAIR_SCAN_S`.
 
+Nodes may believe different things of who is there, and then none may think that it is its turn. So
+what is left to others is remembered and looked at again soon, and done if nobody does it.
+
 Blocks that garbage collection has found unreferenced are left out: copying them would bring them
 back to nodes that have already let them go.
 """
@@ -27,6 +30,7 @@ from dfsfs.base.limits import (
     PENDING_COPIES_MAX,
     REPAIR_AGAIN_S,
     REPAIR_COPIES_MAX,
+    REPAIR_LEFT_S,
     REPAIR_PATIENCE_S,
     REPAIR_SCAN_S,
     REPAIR_TOLD_S,
@@ -99,8 +103,11 @@ class Repairer:
         self._begun_at_s = 0.0
         self._begun_bytes = 0
         self._owed: set[Digest] = set()  # this node began to copy them: see `_copy_page`
+        self._left: dict[Digest, float] = {}  # left to others, since when
+        self._still_left: set[Digest] = set()  # those of them that this look has seen
         self._more = False  # something that was missing could not be copied
         self.shortage = _NOTHING
+        self._began_look_at_s = 0.0
         self._looked_at_s = 0.0
         self._told_at_s = 0.0
         self._restoring: tuple[float, int, int] | None = None  # since when; copied until then
@@ -175,6 +182,8 @@ class Repairer:
         self._replicator.scan_wanted = False
         self._wanted_at_s = 0.0
         self._phase, self._after, self._finding = "looking", None, _NOTHING
+        self._began_look_at_s = now_s
+        self._still_left.clear()
         self.status.doing = "comparing blocks with their other holders"
         return True
 
@@ -189,6 +198,7 @@ class Repairer:
             self._begun_at_s, self._begun_bytes = now_s, self.shortage.missing_bytes
             self._phase = "copying" if self.shortage.missing_copies else "idle"
             self._more = False
+            self._left = {digest: self._left[digest] for digest in self._still_left}
             self._note_restored(now_s)
         else:
             self._phase = "idle"
@@ -197,6 +207,9 @@ class Repairer:
         self._due_at_s = now_s + REPAIR_SCAN_S
         if self._replicator.refusals_end_s > now_s:  # somebody was passed over in this look
             self._due_at_s = self._replicator.refusals_end_s
+        if self._left:  # a look at a large store takes long: not all the time
+            rest_s = max(REPAIR_LEFT_S, 8 * (self._looked_at_s - self._began_look_at_s))
+            self._due_at_s = min(self._due_at_s, now_s + rest_s)
         self._rested_at_s = now_s + (REPAIR_AGAIN_S if self._more else 0.0)
         self.status.doing = "copying what is missing" if self._phase == "copying" else "idle"
         self._show()
@@ -253,9 +266,22 @@ class Repairer:
                     return found._replace(mine=True)
                 if not found.away:
                     self._owed.discard(digest)
+            if found.targets and not found.mine:
+                return found._replace(mine=self._is_nobodys(digest))
             return found
 
         return {digest: lack(digest, order) for digest, order in orders.items()}
+
+    def _is_nobodys(self, digest: Digest) -> bool:
+        """Whether others, whose turn it is to copy a block, have had time and are doing nothing."""
+        if digest not in self._left and len(self._left) >= PENDING_COPIES_MAX:
+            return False
+        now_s = self._world.now_s()
+        since_s = self._left.setdefault(digest, now_s)
+        self._still_left.add(digest)
+        own = self._members.own
+        others = [member for member in self._members.current() if member.node != own]
+        return now_s - since_s >= REPAIR_LEFT_S and not any(it.missing_copies for it in others)
 
     async def _ask(self, orders: dict[Digest, list[NodeId]]) -> dict[NodeId, set[Digest] | None]:
         """What each node that should hold some of them has not got; None: it cannot be asked."""

@@ -5,7 +5,6 @@ import random
 import pytest
 import trio
 
-from dfsfs.base.limits import REPAIR_SCAN_S
 from dfsfs.base.units import MIB
 from dfsfs.testing.simnode import SimNode
 from dfsfs.testing.simulator import Simulation
@@ -193,7 +192,7 @@ async def test_blocks_that_others_collected_come_back_with_an_edit(
     await trio.sleep(HORIZON_S * 1.5)
     assert a.node.store.usage().block_count == b.node.store.usage().block_count == 0
     sim.heal()
-    await sim.converge(REPAIR_SCAN_S + WAIT_S, restored=True)
+    await sim.converge(WAIT_S, restored=True)
     for node in (a, b, c):
         assert await node.read("/file") == old + b"and more"
     await sim.stop(c)

@@ -27,9 +27,9 @@ async def _live(sim: Simulation) -> str:
     return await random_life(sim, seconds=SECONDS)
 
 
-# What harm makes a node say: flipped bits, a node that was removed, a backup put in place.
+# What harm makes a node say: flipped bits, a removed node, a backup put in place, a full disk.
 TOLD = pytest.mark.announce(
-    "bad block|damaged|no good copy|sent bad bytes|removed|another incarnation"
+    "bad block|damaged|no good copy|sent bad bytes|removed|another incarnation|store is full"
 )
 
 

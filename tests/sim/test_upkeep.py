@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 import trio
 
-from dfsfs.base.limits import BLOCK_BYTES_MAX, FETCH_BYTES_MAX, GC_PAGE_COUNT, RETURN_S
+from dfsfs.base.limits import (
+    BLOCK_BYTES_MAX,
+    FETCH_BYTES_MAX,
+    GC_PAGE_COUNT,
+    REPAIR_LEFT_S,
+    RETURN_S,
+)
 from dfsfs.base.types import ROOT_INODE, Digest
 from dfsfs.base.units import KIB, MIB
 from dfsfs.cluster.placement import ranked
@@ -389,3 +395,17 @@ async def test_blocks_whose_rows_came_late_are_copied_at_once(sim: Simulation) -
         collector._noted += 1
         await a.node.store.remove(digest)
     await sim.until(lambda: all(map(a.node.store.has, wanted)), within_s=60, what="they are copied")
+
+
+async def test_what_everybody_leaves_to_others_is_copied_in_the_end(sim: Simulation) -> None:
+    """Promise 10. Whose turn it is depends on who is believed to be there, and beliefs differ."""
+    nodes = await sim.start_nodes(3)
+    await nodes[0].write("/file", some_bytes(64 * KIB))
+    await sim.converge()
+    (digest,) = nodes[0].node.store.page(None, 2)
+    by_rank = {node.identity.node_id: node for node in nodes}
+    _, second, third = (by_rank[node] for node in ranked(digest, nodes[0].node.members.candidates))
+    await trio.sleep(60)
+    await third.node.store.remove(digest)  # and the first, whose turn it is, does not look
+    second.node.cluster.upkeep.repairer.look_now()
+    await sim.until(lambda: third.node.store.has(digest), within_s=3 * REPAIR_LEFT_S)
