@@ -402,6 +402,10 @@ class Exchange:
             sender.wake()
         self.rows_bytes_applied += sum(len(batch.rows) for batch in batches)
         reached = {batch.origin: self._namespace.held(batch.origin) for batch in batches}
+        if node not in self._level_from and self._left.get(node, 0) <= JOINING_ROWS_MAX:
+            for other, sender in self._senders.items():
+                if other != node:
+                    sender.loose(reached)
         gaps = {
             batch.origin: reached[batch.origin]
             for batch in batches

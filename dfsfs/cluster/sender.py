@@ -49,6 +49,7 @@ class Sender:
         self._sent: dict[Origin, int] = {}
         self._behind: dict[Origin, int] = {}  # third origins the last full report showed behind
         self._relayed: set[Origin] = set()  # those of them we send
+        self._loose: dict[Origin, int] = {}  # third origins to send before our next commit
         self._queue: deque[Batch] = deque()
         self._queue_bytes = 0
         self._flush_asked = self._flush_sent = self._flush_ended = 0
@@ -169,6 +170,26 @@ class Sender:
         if self._relayed:
             self.hurry()
 
+    def loose(self, positions: dict[Origin, int]) -> None:
+        """Rows came here whose author is not connected, so perhaps only here.
+
+        What is changed here from now on may build on them, a file in a new directory, say, and the
+        peer could not show that without them (promise 4). So they go before the next commit.
+        """
+        for origin, position in positions.items():
+            if origin not in (self.own, self.peer_origin):
+                self._loose[origin] = max(position, self._loose.get(origin, 0))
+
+    def _next_loose(self) -> Batch | None:
+        for origin, position in sorted(self._loose.items()):
+            sent = max(self._sent.get(origin, 0), self.held.get(origin, 0))
+            if sent < position:
+                batch = self._namespace.feed(origin, sent, bytes_max=ROWS_SLICE_BYTES)
+                if batch is not None:
+                    return batch
+            del self._loose[origin]
+        return None
+
     def rewind(self, positions: dict[Origin, int]) -> None:
         """The peer misses something we believed it has, and has not flushed then."""
         self._flush_sent = self._flush_ended
@@ -182,7 +203,9 @@ class Sender:
         """What to send now: queued commits if they follow, else the database; [] if level."""
         sent = self._sent.get(self.own, 0)
         batches: list[Batch] = []
-        while self._queue:
+        if self._loose and sent < self._namespace.position and (batch := self._next_loose()):
+            batches.append(batch)
+        while self._queue and not batches:
             batch = self._queue.popleft()
             self._queue_bytes -= len(batch.rows)
             if batch.upto <= sent:

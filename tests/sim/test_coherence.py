@@ -200,6 +200,18 @@ async def test_who_is_cut_off_knows_before_the_others_go_on(sim: Simulation) -> 
     assert await c.read("/x") == b"new"
 
 
+async def test_what_builds_on_rows_of_who_is_not_connected_is_shown(sim: Simulation) -> None:
+    """Promise 4: a file in a directory whose maker only the writer of the file can reach."""
+    a, b, c = await sim.start_nodes(3)
+    sim.partition([c], [a, b])
+    await c.mkdir("/d")
+    sim.heal()
+    sim.partition([c], [b])
+    await sim.until(lambda: a.names("/") == ["d"], within_s=60)
+    await a.write("/d/f", b"1")
+    assert await b.read("/d/f") == b"1"
+
+
 async def test_a_holder_that_dies_frees_its_leases(sim: Simulation) -> None:
     a, b, c = await sim.start_nodes(3)
     await a.mkdir("/d")
