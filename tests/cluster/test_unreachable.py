@@ -17,8 +17,11 @@ ALONE = ("--replicas", "1", "--write-concern", "1", "--fetch-timeout", str(FETCH
 # Without the page cache: a buffered reader is let go by the kernel itself.
 READ = """
 import os, sys
-os.preadv(os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), [bytearray(1 << 16)], 0)
+file, at = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), 0
+while count := os.preadv(file, [bytearray(1 << 16)], at):
+    at += count
 """
+SIZE = 8_000_000  # so many blocks that placement cannot have given all of them to the reader's node
 
 
 def wait_waiting(process: subprocess.Popen[bytes]) -> None:
@@ -34,7 +37,7 @@ def test_a_reader_of_what_cannot_be_fetched_can_be_killed(tmp_path: Path) -> Non
         a, b = network.start("a", *ALONE), network.start("b", *ALONE)
         network.wait_connected()
         for name in ("one", "two"):
-            (a.path / name).write_bytes(os.urandom(1_000_000))
+            (a.path / name).write_bytes(os.urandom(SIZE))
         own = os.urandom(1_000_000)
         (b.path / "own").write_bytes(own)
         a.kill()
@@ -57,7 +60,7 @@ def test_what_cannot_be_fetched_is_eio_in_the_end(tmp_path: Path) -> None:
     with ProcessNetwork(tmp_path) as network:
         a, b = network.start("a", *options), network.start("b", *options)
         network.wait_connected()
-        (a.path / "file").write_bytes(os.urandom(1_000_000))
+        (a.path / "file").write_bytes(os.urandom(SIZE))
         a.kill()
         with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
             read_whole(b.path / "file")
