@@ -12,7 +12,7 @@ Sync: used on the loop, by one owner; `sync` and `fold` block and belong in a th
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -260,7 +260,7 @@ class Index:
             if self._path is not None and not self._distrusted:
                 log.error("the block index is damaged, the next start builds a new one: %s", error)
                 self._distrusted = True
-                mark_distrusted(self._path)
+                Database.mark_distrusted(self._path)
             raise
 
     def _load(self) -> None:
@@ -308,14 +308,3 @@ class Index:
             "INSERT OR REPLACE INTO segment VALUES (?, ?, ?, ?, ?)",
             (row.number, row.indexed, row.synced, row.blocks, row.bytes),
         )
-
-
-def distrust_mark(path: Path) -> Path:
-    """The file that says: this index was found damaged, do not use it again."""
-    return path.with_name(f"{path.name}.distrusted")
-
-
-def mark_distrusted(path: Path) -> None:
-    """Have the next start build a new index."""
-    with suppress(OSError):  # then the next start finds the damage by itself, later
-        distrust_mark(path).touch()

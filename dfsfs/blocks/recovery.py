@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dfsfs.base.errors import Corrupt, DfsError
 from dfsfs.base.types import Digest, digest_matches
-from dfsfs.blocks.index import SMALL, VERSION, Index, distrust_mark
+from dfsfs.blocks.index import SMALL, VERSION, Index
 from dfsfs.blocks.records import HEADER_BYTES
 from dfsfs.blocks.segments import SegmentFile, SegmentFiles, sync_directory
 from dfsfs.runtime import Database
@@ -51,7 +51,7 @@ def recover(directory: Path) -> tuple[Index, SegmentFiles]:
     if not path.exists() and files.numbers():
         log.warning("%s is gone: building a new one", path)
         return _rebuild(path, files), files
-    if distrust_mark(path).exists():
+    if Database.distrust_mark(path).exists():
         return _rebuild(path, files), files
     try:
         index = Index(path)
@@ -145,7 +145,7 @@ def _rebuild(path: Path, files: SegmentFiles) -> Index:
             index.note_synced(number, end, now=True)
     taken = _salvage_small(aside, index)
     index.sync()
-    distrust_mark(path).unlink(missing_ok=True)
+    Database.distrust_mark(path).unlink(missing_ok=True)
     blocks = sum(row.blocks for row in index.segments.values())
     log.warning("new block index: %d blocks, %d of them small ones saved", blocks, taken)
     return index

@@ -74,7 +74,7 @@ class Database:
         self._transactions = 0
         self._flush_failure = ""  # of the first flush that failed
         _verify_pages()
-        if path is not None and remembers_damage and _damage_mark(path).exists():
+        if path is not None and remembers_damage and Database.distrust_mark(path).exists():
             raise Corrupt(f"{path}: found damaged when it was used last")
         try:
             self._connection = apsw.Connection(
@@ -107,6 +107,17 @@ class Database:
             raise self._translated(error) from error
 
     @staticmethod
+    def distrust_mark(path: Path) -> Path:
+        """The file that says: this database was found damaged, do not use it again."""
+        return path.with_name(f"{path.name}.distrusted")
+
+    @staticmethod
+    def mark_distrusted(path: Path) -> None:
+        """Have the next start make a new one."""
+        with contextlib.suppress(OSError):  # then the next start finds the damage by itself, later
+            Database.distrust_mark(path).touch()
+
+    @staticmethod
     def set_aside(path: Path) -> Path:
         """Move a damaged database out of the way, and keep it; its new place."""
         count = 0
@@ -116,7 +127,7 @@ class Database:
             old = path.with_name(path.name + suffix)
             if old.exists():
                 old.rename(aside.with_name(aside.name + suffix))
-        _damage_mark(path).unlink(missing_ok=True)
+        Database.distrust_mark(path).unlink(missing_ok=True)
         return aside
 
     @property
@@ -328,13 +339,11 @@ class Database:
     def _note_damage(self, error: apsw.Error) -> None:
         if self._path is None or not self._remembers_damage:
             return
-        mark = _damage_mark(self._path)
-        with contextlib.suppress(OSError):  # then the next start finds the damage by itself, later
-            if not mark.exists():
-                log.error(
-                    "%s is damaged (%s); restart this node to have it made anew", self._path, error
-                )
-                mark.touch()
+        with contextlib.suppress(OSError):  # a disk that fails altogether
+            if Database.distrust_mark(self._path).exists():
+                return
+        log.error("%s is damaged (%s); restart this node to have it made anew", self._path, error)
+        Database.mark_distrusted(self._path)
 
 
 def _begin_anew(connection: apsw.Connection, folded: int) -> None:
@@ -359,8 +368,3 @@ def _verify_pages() -> None:
         apsw.sqlite_extra.load(loader, "cksumvfs")
     finally:
         loader.close()
-
-
-def _damage_mark(path: Path) -> Path:
-    """The file that says: this database was found damaged, do not open it again."""
-    return path.with_name(f"{path.name}.distrusted")

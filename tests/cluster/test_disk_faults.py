@@ -5,14 +5,13 @@ Promises 2, 9, 15: nobody gets wrong bytes, nothing is acknowledged that is not 
 
 import errno
 import os
-import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dfsfs.base.units import KIB, MIB
+from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import PROGRAMS, ProcessNetwork, ProcessNode, read_whole, wait_until
 
 pytestmark = pytest.mark.skipif(
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 LATER = ("--repair-after", "1h", "--fetch-timeout", "2")
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as made:
-        yield made
 
 
 class FaultyDisk:
@@ -60,10 +53,6 @@ def start_on(network: ProcessNetwork, disk: FaultyDisk) -> tuple[ProcessNode, Pr
     a.start("--bootstrap", b.address, *LATER)
     network.wait_connected()
     return a, b
-
-
-def some_bytes(size: int, seed: int) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def fsync_of(path: Path, data: bytes) -> None:

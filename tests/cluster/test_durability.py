@@ -5,10 +5,8 @@ Write concern, strict or not; peers that are dead, hang or are full; flushes sha
 
 import errno
 import os
-import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,12 @@ import pytest
 
 from dfsfs.base.limits import CALL_TIMEOUT_S, SESSION_LEASE_S
 from dfsfs.base.units import KIB, MIB
+from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import ProcessNetwork, ProcessNode, read_whole, wait_until
 
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
 )
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as made:
-        yield made
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def replication(node: ProcessNode) -> dict[str, Any]:

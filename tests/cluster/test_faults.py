@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from dfsfs.base.units import GIB, KIB, MIB
+from dfsfs.testing.fixtures import disk_at
 from dfsfs.testing.processes import (
     DEADLINE_S,
     PROGRAMS,
@@ -190,21 +191,6 @@ class Writer:
 
 
 # -- what goes wrong ----------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def disk_at(directory: Path, size_bytes: int) -> Iterator[Path]:
-    """An ext4 of its own."""
-    directory.mkdir()
-    image = directory.with_suffix(".image")
-    with image.open("wb") as stream:
-        stream.truncate(size_bytes)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, directory], check=True)
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
 
 
 class Faults:

@@ -4,7 +4,6 @@
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.skipif(
 
 FILES = int(os.environ.get("DFS_FORGET_FILES", "2000"))
 PAGE_BYTES = 4096  # of a database
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as made:
-        yield made
 
 
 def database_bytes(node: ProcessNode) -> int:

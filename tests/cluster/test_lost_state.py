@@ -4,30 +4,19 @@ What peers have comes back; what nobody has is said; nothing is given out twice 
 """
 
 import os
-import random
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dfsfs.base.units import KIB, MIB
+from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import PROGRAMS, ProcessNetwork, ProcessNode, read_whole, wait_until
 
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
 )
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as made:
-        yield made
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def fsck(node: ProcessNode) -> str:

@@ -4,7 +4,6 @@ import errno
 import random
 import re
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from dfsfs.testing.processes import ProcessNetwork, ProcessNode
 
 ROOT = Path(__file__).resolve().parents[2]
 Samples = dict[str, dict[tuple[str, ...], float]]  # values of labels in order of their names
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as found:
-        yield found
 
 
 def scrape(node: ProcessNode) -> Samples:

@@ -6,8 +6,6 @@ Promises 2, 8 and 18. What fills it is the node itself: blocks, names, attribute
 import contextlib
 import errno
 import os
-import random
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from dfsfs.base.units import KIB, MIB
 from dfsfs.runtime import reserve_bytes
+from dfsfs.testing.fixtures import disk_at, some_bytes
 from dfsfs.testing.processes import ProcessNetwork, ProcessNode, read_whole, wait_until
 
 DISK_BYTES = 64 * MIB
@@ -25,23 +24,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@contextlib.contextmanager
-def loop_mounted(image: Path, directory: Path) -> Iterator[Path]:
-    """An ext4 of `DISK_BYTES`; needs root."""
-    image.touch()
-    os.truncate(image, DISK_BYTES)
-    directory.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, directory], check=True)
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
-
-
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[ProcessNode]:
-    disk = loop_mounted(tmp_path / "image", tmp_path / "a.state")
+    disk = disk_at(tmp_path / "a.state", DISK_BYTES)
     with disk, ProcessNetwork(tmp_path) as network:
         yield network.start("a", *GRACE)
 
@@ -49,10 +34,6 @@ def node(tmp_path: Path) -> Iterator[ProcessNode]:
 def free_bytes(node: ProcessNode) -> int:
     space = os.statvfs(node.state)
     return space.f_bavail * space.f_frsize
-
-
-def some_bytes(size: int, seed: int) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def until_full(add: Callable[[int], None]) -> int:

@@ -5,29 +5,18 @@ The same promises as in tests/sim, fewer cases, real time.
 
 import contextlib
 import os
-import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dfsfs.base.units import KIB, MIB
+from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import ProcessNetwork, read_whole, wait_until
 
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
 )
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as made:
-        yield made
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def test_what_is_closed_here_is_read_there_also_when_here_is_killed(

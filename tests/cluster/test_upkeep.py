@@ -2,15 +2,14 @@
 
 import json
 import os
-import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dfsfs.base.units import KIB, MIB
+from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import (
     DEADLINE_S,
     PROGRAMS,
@@ -25,16 +24,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 Done = subprocess.CompletedProcess[str]
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as made:
-        yield made
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def dfs(node: ProcessNode, *words: str | Path) -> Done:

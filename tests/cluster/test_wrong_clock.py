@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ YEARS_S = 10 * 365 * 24 * HOUR_S
 pytestmark = pytest.mark.skipif(
     not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
 )
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[ProcessNetwork]:
-    with ProcessNetwork(tmp_path) as made:
-        yield made
 
 
 def with_clock(directory: Path, offset_s: int) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """What users may rely on, told as stories. The numbers are those of the promises."""
 
 import os
-import random
 from contextlib import suppress
 
 import pytest
@@ -11,13 +10,9 @@ from dfsfs.base.errors import Corrupt, DfsError, PeerUnreachable, Unavailable
 from dfsfs.base.limits import CALL_TIMEOUT_S, HEDGE_S, SESSION_LEASE_S
 from dfsfs.base.types import ROOT_INODE, DigestKind, digest_of
 from dfsfs.base.units import KIB, MIB
+from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.simnode import PROGRAM, Crashed, SimNode
 from dfsfs.testing.simulator import Simulation
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
 
 # -- together -------------------------------------------------------------------------------------
 

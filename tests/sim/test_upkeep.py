@@ -1,6 +1,5 @@
 """Nothing that is needed goes, nothing that is not stays for ever: stories of the duties."""
 
-import random
 from typing import Any
 
 import pytest
@@ -17,15 +16,12 @@ from dfsfs.base.types import ROOT_INODE, Digest
 from dfsfs.base.units import KIB, MIB
 from dfsfs.cluster.placement import ranked
 from dfsfs.testing import faults
+from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.simnode import SimNode
 from dfsfs.testing.simulator import Simulation
 from dfsfs.vfs import Caller
 
 GRACE_S = 600.0
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def stored(node: SimNode) -> set[Digest]:
