@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 from dfsfs.base.errors import DfsError, NotFound
-from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId
+from dfsfs.base.types import EMPTY_CONTENT, ROOT_INODE, ContentRef, FileKind, InodeId
 from dfsfs.content import ContentReader
 from dfsfs.namespace import CONFLICT_MARK, Namespace
 from dfsfs.testing.history import Call, History, shown_files, walk
@@ -102,7 +102,7 @@ def _lost(history: History, call: Call, shown: set[ContentRef]) -> str:
     commits = history.committed(call)
     if call.written in shown or call.written in history.replaced:
         return ""
-    if history.lost_its_name(call) or history.lost_with_its_node(call):
+    if history.lost_its_name(call) or _may_be_lost(history, call):
         return ""
     if not commits:
         return "it was never committed"
@@ -111,6 +111,25 @@ def _lost(history: History, call: Call, shown: set[ContentRef]) -> str:
     if commits[-1] not in shown and commits[-1] not in history.replaced:
         return "what it committed is gone"
     return ""
+
+
+def _may_be_lost(history: History, call: Call) -> bool:
+    return history.lost_with_its_node(call) or history.powerless({call.node} | call.company, call)
+
+
+def older_than_synced(history: History, nodes: Sequence[SimNode]) -> list[str]:
+    """Fsynced versions of which a power cut of all nodes left neither them nor what replaced them.
+
+    What replaced one may have been lost, if it was not fsynced itself; then the one that was must
+    be there (promise 11).
+    """
+    shown = {content for node in nodes for content in shown_files(node.node.namespace).values()}
+    return [
+        f"{call.node} {call.path} fsynced at {call.end_s:.3f} s ({call.number}) is lost"
+        for call in history.acknowledged("write")
+        if call.synced and call.written in history.replaced
+        if not ({call.written} | history.successors(call.written)) & {*shown, None, EMPTY_CONTENT}
+    ]
 
 
 def stale_reads(history: History) -> list[str]:
@@ -122,7 +141,7 @@ def stale_reads(history: History) -> list[str]:
         if read.verb != "read" or read.end is None:
             continue
         for write in writes:
-            if write.path == read.path and _must_see(read, write):
+            if write.path == read.path and _must_see(history, read, write):
                 why = _stale(history, read, write, removals)
                 if why:
                     problems.append(
@@ -132,11 +151,13 @@ def stale_reads(history: History) -> list[str]:
     return problems
 
 
-def _must_see(read: Call, write: Call) -> bool:
+def _must_see(history: History, read: Call, write: Call) -> bool:
     if not write.took_place_before(read):
         return False
     if write.node == read.node:
-        return True
+        # After a power cut it may have lost it, until it is connected with who has it.
+        alone = not write.company & read.epochs.keys()
+        return not (alone and history.powerless({read.node}, write, read.start))
     epoch = write.epochs.get(read.node)
     return epoch is not None and epoch == read.epochs.get(write.node)
 

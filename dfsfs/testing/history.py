@@ -42,6 +42,7 @@ class Call:
     start_s: float = 0.0
     end: int | None = None
     end_s: float = 0.0
+    synced: bool = False  # its program calls fsync before close
     inode: InodeId | None = None  # of the file it opened
     written: ContentRef | None = None  # what `write` wrote
     read: ContentRef | None = None  # what `read` returned
@@ -59,9 +60,9 @@ class Call:
         return self.end is not None and self.end < other.start
 
     @property
-    def had_company(self) -> bool:
-        """Whether another node was connected all the time, to share what was written with."""
-        return any(self.end_epochs.get(node) == epoch for node, epoch in self.epochs.items())
+    def company(self) -> set[str]:
+        """The nodes that were connected all the time, to share what was written with."""
+        return {node for node, epoch in self.epochs.items() if self.end_epochs.get(node) == epoch}
 
 
 class History:
@@ -82,8 +83,8 @@ class History:
         """A node whose state was lost, or went back in time, and when."""
         self._units: dict[bytes, tuple[int, bytes]] = {}
         self._files: dict[InodeId, list[Call]] = defaultdict(list)  # calls that opened to write
-        self.power_cuts: list[tuple[int, str]] = []
-        """When a node's machine lost power, and which."""
+        self.power_cuts: list[tuple[int, frozenset[str]]] = []
+        """When machines lost power, and the nodes on them."""
 
     def event(self) -> int:
         """The number of something that happens now."""
@@ -91,8 +92,8 @@ class History:
 
     def power_cut(self, nodes: Iterable[str]) -> None:
         """Note that the machines of these nodes lose power now."""
-        event = self.event()
-        self.power_cuts += [(event, node) for node in nodes]
+        self.power_cuts.append((self.event(), frozenset(nodes)))
+        self.separations += 1
 
     def begin(self, call: Call) -> Call:
         """Note a call that begins now."""
@@ -142,8 +143,19 @@ class History:
     def lost_with_its_node(self, call: Call) -> bool:
         """Whether the only node that was sure to have what a call wrote has lost it."""
         assert call.end is not None
-        return not call.had_company and any(
+        return not call.company and any(
             node == call.node and call.end < event for node, event in self.lost_states
+        )
+
+    def powerless(self, nodes: Iterable[str], after: Call, before: int | None = None) -> bool:
+        """Whether power was cut of all these nodes at once after a call, and before an event.
+
+        Then they may have lost what it wrote, unless that was fsynced (promise 11).
+        """
+        assert after.end is not None
+        return not after.synced and any(
+            after.end < event and (before is None or event < before) and cut.issuperset(nodes)
+            for event, cut in self.power_cuts
         )
 
     # -- bytes --------------------------------------------------------------------------------

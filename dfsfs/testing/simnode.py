@@ -169,7 +169,7 @@ class SimNode:
     async def fsynced(self, path: str, data: bytes) -> None:
         """`write`, with an fsync before the close."""
         await self._call(
-            "write", path, lambda call: self._write(call, path, data, os.O_TRUNC, sync=True)
+            "write", path, lambda call: self._write(call, path, data, os.O_TRUNC), synced=True
         )
 
     async def read(self, path: str) -> bytes:
@@ -226,10 +226,13 @@ class SimNode:
 
     # -- how ----------------------------------------------------------------------------------
 
-    async def _call(self, verb: str, path: str, act: Callable[[Call], Awaitable[T]]) -> T:
+    async def _call(
+        self, verb: str, path: str, act: Callable[[Call], Awaitable[T]], *, synced: bool = False
+    ) -> T:
         if not self.up:
             raise Crashed(f"{self.name} is down")
-        call = self._history.begin(Call(self.name, verb, path, epochs=self.epochs(self)))
+        call = Call(self.name, verb, path, synced=synced, epochs=self.epochs(self))
+        self._history.begin(call)
         incarnation = self.incarnation
         with trio.CancelScope() as scope:
             self._calls[call.number] = scope
@@ -248,9 +251,7 @@ class SimNode:
                 return result
         raise Crashed(f"{self.name} crashed during {verb} {path}")
 
-    async def _write(
-        self, call: Call, path: str, data: bytes, flags: int, *, sync: bool = False
-    ) -> None:
+    async def _write(self, call: Call, path: str, data: bytes, flags: int) -> None:
         filesystem = self.node.filesystem
         if not flags & os.O_APPEND:
             call.written = await self._content_of(data)
@@ -258,7 +259,7 @@ class SimNode:
         try:
             for start in range(0, len(data), READ_BYTES):
                 await filesystem.write(number, start, data[start : start + READ_BYTES])
-            if sync:
+            if call.synced:
                 await filesystem.fsync(number)
             await filesystem.flush(number)
         except DfsError:

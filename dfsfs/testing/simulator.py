@@ -214,6 +214,16 @@ class Simulation:
                     return
             disk.flushed(where, is_directory=is_directory)
 
+    async def put_back(self, node: SimNode, backup: Path) -> None:
+        """Kill a node and start it from a copy of an older state of its directory."""
+        self.history.lost_states.append((node.name, self.history.event()))
+        self.crash(node)
+        await node.ended.wait()
+        shutil.rmtree(node.state)
+        shutil.copytree(backup, node.state)
+        self._disks[node.name] = Disk(node.state)
+        await self.restart(node)
+
     async def stop(self, node: SimNode) -> None:
         """An orderly end."""
         node.end()
@@ -335,6 +345,7 @@ class Simulation:
         """
         self.no_acknowledged_write_lost()
         problems = checkers.stale_reads(self.history) + self.history.broken
+        problems += checkers.older_than_synced(self.history, self.up())
         problems += checkers.shared_wins(self.history)
         problems += checkers.wrong_conflicts(self.history, self.up())
         problems += await checkers.unreadable(self.up())

@@ -47,6 +47,7 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "slowness": (30, faults.slow),
     "stalls": (30, faults.stall),
     "joins": (60, faults.join),
+    "outages": (60, faults.outage),
 }
 """Each kind of fault, and after how many seconds it comes in a usual mix."""
 
@@ -70,6 +71,11 @@ class Mix:
     horizon_s: float  # after which those who are away are not waited for before rows are forgotten
     repair_after_s: float
     seconds: float
+
+    @property
+    def loses_power(self) -> bool:
+        """Whether a power cut may come."""
+        return bool(self.rates["outages"]) or self.harm == "blackout"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,7 +122,7 @@ async def random_life(sim: Simulation, *, seconds: float = 60.0) -> str:
         AssertionError: a promise was broken.
     """
     mix = mix_of(sim.dice, seconds)
-    sim.reorder_s, sim.loses_power = mix.reorder_s, False
+    sim.reorder_s, sim.loses_power = mix.reorder_s, mix.loses_power
     nodes = await sim.start_nodes(mix.nodes, mounts=mix.mounts, skew_s=mix.skew_s, **mix.settings)
     end_s = trio.current_time() + mix.seconds
     async with trio.open_nursery() as nursery:

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dfsfs.base.errors import Invalid
+from dfsfs.base.limits import RELATIME_S
 from dfsfs.base.types import FileKind
+from dfsfs.base.units import NS_PER_S
+from dfsfs.namespace import Inode
 
 SUID_SGID = stat.S_ISUID | stat.S_ISGID
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 MODE_MASK = 0o7777
+_RELATIME_NS = int(RELATIME_S) * NS_PER_S
 
 
 class Caller(NamedTuple):
@@ -78,3 +82,11 @@ def may_access(mode: int, uid: int, gid: int, mask: int, caller: Caller) -> bool
     else:
         granted = mode
     return mask & granted & 7 == mask & 7
+
+
+def atime_is_due(inode: Inode, now_ns: int) -> bool:
+    """Whether who reads this now should set its atime: mount(8), `relatime`."""
+    return (
+        inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns)
+        or now_ns - inode.atime_ns >= _RELATIME_NS
+    )

@@ -27,18 +27,16 @@ from dfsfs.base.limits import (
     NODE_CACHE_BYTES_MAX,
     PATCHES_BYTES_MAX,
     PATCHES_CLOSED_BYTES_MAX,
-    RELATIME_S,
     SHARED_FILE_S,
     SHARED_FILES_MAX,
     UNFOLDED_LEAVES_MAX,
 )
 from dfsfs.base.types import Buffer, ContentRef, FileKind, InodeId
-from dfsfs.base.units import NS_PER_S
 from dfsfs.blocks import Storage
 from dfsfs.content import ContentReader, NodeCache, extends
 from dfsfs.namespace import Inode, Namespace
 from dfsfs.runtime import Bounds, World
-from dfsfs.vfs.attributes import SUID_SGID, Caller
+from dfsfs.vfs.attributes import SUID_SGID, Caller, atime_is_due
 from dfsfs.vfs.budget import WriteBudget
 from dfsfs.vfs.buffer import WriteBuffer
 from dfsfs.vfs.handles import FileHandle, HandleTable, OpenFile
@@ -49,8 +47,6 @@ from dfsfs.vfs.privileges import CAPABILITY, drop_privileges, open_capability
 from dfsfs.vfs.readers import Readers
 
 log = logging.getLogger(__name__)
-
-_RELATIME_NS = int(RELATIME_S) * NS_PER_S
 
 
 class Opened(NamedTuple):
@@ -238,9 +234,8 @@ class Files:
         handle = self._handles.file(number)
         file = handle.file
         if file.buffer is not None:
-            return await self._waiting(file.inode, file.buffer.read(offset, size))
-        reader = self._reader(handle, offset, size)
-        data = await self._waiting(file.inode, reader.read(offset, size))
+            return await self._waiting(handle, file.buffer.read(offset, size))
+        data = await self._waiting(handle, self._reader(handle, offset, size).read(offset, size))
         self._note_end(handle, offset, size)
         return data
 
@@ -255,9 +250,15 @@ class Files:
         elif handle.end_s is None:
             handle.end_s = self._world.now_s()
             self.readers.released()
-            if file.cached is not file.content:
-                self.readers.advance_later(file, self._background, self._advance)
+            self._answered(handle)
         return reader
+
+    def _answered(self, handle: FileHandle) -> None:
+        """It has come to the end not when it asked, but when it is given the bytes."""
+        if handle.end_s is not None:
+            handle.end_s = self._world.now_s()
+            if handle.file.cached is not handle.file.content:
+                self.readers.advance_later(handle.file, self._background, self._advance)
 
     def _note_end(self, handle: FileHandle, offset: int, size: int) -> None:
         """The kernel takes a short answer for the end of the file.
@@ -284,15 +285,18 @@ class Files:
     async def _correct_size(self, inode: InodeId) -> None:
         self._kernel.attributes_changed(inode)
 
-    async def _waiting(self, inode: InodeId, read: Awaitable[Buffer]) -> Buffer:
+    async def _waiting(self, handle: FileHandle, read: Awaitable[Buffer]) -> Buffer:
         # The kernel has locked the pages being read.
-        busy = (inode,)
+        busy = (handle.file.inode,)
         self._kernel.begin(busy)
+        handle.outstanding += 1
         try:
             return await read
         except NotFound as error:  # a block, which is not for programs to know: EIO
             raise Corrupt(str(error)) from error
         finally:
+            handle.outstanding -= 1
+            self._answered(handle)
             self._kernel.end(busy)
 
     def _touch_atime(self, file: OpenFile) -> None:
@@ -302,11 +306,7 @@ class Files:
 
     def touch_atime(self, value: Inode) -> None:
         """Note that an inode was read, as seldom as Linux does with `relatime`."""
-        now = self._world.wall_ns()
-        atime = value.atime_ns
-        if self.atime and (
-            atime <= value.mtime_ns or atime <= value.ctime_ns or now - atime >= _RELATIME_NS
-        ):
+        if self.atime and atime_is_due(value, now := self._world.wall_ns()):
             self._namespace.touch_atime(value.inode, now)
 
     # -- writing ------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ class FileHandle:
         "direct",
         "end_s",
         "file",
+        "outstanding",
         "patient",
         "readable",
         "reader",
@@ -124,6 +125,7 @@ class FileHandle:
         ) or file.cached is not file.content
         self.root = root  # opened by uid 0: writes leave suid and sgid alone
         self.end_s: float | None = None  # when it came to the end
+        self.outstanding = 0  # reads that are not answered: a fetch may take long
         self.patient = True  # others wait for its reader: see `Readers`
         self.restart()
         self.reader: ContentReader | None = None
@@ -140,6 +142,8 @@ class FileHandle:
 
     def is_reading(self, now_s: float) -> bool:
         """Whether it may be in the middle of its version."""
+        if self.outstanding:
+            return True
         return self.started and (self.end_s is None or now_s - self.end_s < READER_SETTLE_S)
 
     def reader_of(self, storage: Storage, wanted: ContentRef, nodes: NodeCache) -> ContentReader:

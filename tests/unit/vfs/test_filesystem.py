@@ -24,10 +24,10 @@ from dfsfs.base.errors import (
     Stale,
 )
 from dfsfs.base.limits import READER_PATIENCE_S, READER_SETTLE_S, SHARED_FILE_S
-from dfsfs.base.types import ROOT_INODE, FileKind
+from dfsfs.base.types import ROOT_INODE, Buffer, Digest, FileKind
 from dfsfs.content import ContentWriter, inline_ref
 from dfsfs.namespace import AttributeChanges, Change
-from dfsfs.vfs import Caller, SetAttributes
+from dfsfs.vfs import Caller, Filesystem, SetAttributes
 from tests.unit.vfs.conftest import BLOCK, ROOT, Bench
 
 USER = Caller(1000, 1000)
@@ -299,6 +299,39 @@ async def test_versions_of_readers(bench: Bench, autojump_clock: trio.testing.Mo
     for handle in (reader, second):
         assert bytes(await fs.read(handle.number, 0, 20 * BLOCK)) == newer
         await fs.release(handle.number)
+
+
+async def test_a_read_that_waits_long_for_its_blocks_keeps_the_version_of_its_handle(
+    bench: Bench, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 6: its last request may be answered long after it was asked. Seed 60 showed it."""
+    fs = bench.filesystem
+    old, new = b"o" * 2 * BLOCK, b"n" * 12 * BLOCK
+    inode = await bench.put(b"f", old)
+    bench.pull()
+    reader = (await fs.open(inode, os.O_RDONLY, ROOT)).number
+    read = bench.storage.read
+
+    async def slow(digest: Digest, offset: int, size: int) -> Buffer:
+        await trio.sleep(2 * READER_SETTLE_S)
+        return await read(digest, offset, size)
+
+    monkeypatch.setattr(bench.storage, "read", slow)
+    monkeypatch.setattr(bench.storage, "read_nowait", lambda digest, offset, size: None)
+    start_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_read_all, fs, reader, old)
+        await trio.sleep(1)
+        await _write_elsewhere(bench, inode, new)
+    assert trio.current_time() - start_s >= 2 * READER_SETTLE_S
+    assert not await fs.read(reader, len(old), 20 * BLOCK), "the end of what it has read"
+    await trio.sleep(2 * READER_SETTLE_S)
+    assert bytes(await fs.read(reader, 0, 20 * BLOCK)) == new
+    await fs.release(reader)
+
+
+async def _read_all(fs: Filesystem, number: int, data: bytes) -> None:
+    assert bytes(await fs.read(number, 0, 20 * BLOCK)) == data
 
 
 async def test_whoever_reads_is_shown_at_once_what_is_appended(
