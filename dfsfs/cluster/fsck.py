@@ -100,7 +100,9 @@ class Checker:
         for digest, why in list(self._bad.items()):
             where = _names(paths.get(digest))
             # Bytes that nobody needs and nobody can be served are not worth a good copy.
-            dropped = self._repair and not paths.get(digest) and await self._store.remove(digest)
+            if self._repair and not paths.get(digest):
+                await self._store.remove(digest)
+            dropped = not self._store.has(digest)  # if not by us, garbage collection was faster
             if dropped:
                 del self._bad[digest]
             yield {"finding": f"bad block {digest_text(digest)} {where}: {why}", "mended": dropped}

@@ -14,7 +14,9 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import ROOT_INODE, Digest
 from dfsfs.base.units import KIB, MIB
+from dfsfs.cluster import fsck
 from dfsfs.cluster.placement import ranked
+from dfsfs.cluster.references import paths_of
 from dfsfs.testing import faults
 from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.simnode import SimNode
@@ -288,6 +290,28 @@ async def test_a_bad_copy_does_not_hold_up_the_repair_of_others(sim: Simulation)
         what="three nodes have a good copy again",
     )
     await sim.check()
+
+
+@pytest.mark.announce("bad block|is damaged on this disk")
+async def test_what_was_collected_while_fsck_ran_is_no_finding_that_is_left(
+    sim: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (a,) = await sim.start_nodes(1)
+    await a.write("/gone", some_bytes(256 * KIB, 1))
+    bad = stored(a)
+    await a.unlink("/gone")
+    for digest in bad:
+        ((segment, start, _),) = faults.place_of(a, digest)
+        faults.flip(a, segment, start, 1)
+
+    async def slow(*arguments: Any) -> dict[Digest, list[str]]:
+        for digest in bad:
+            await a.node.store.remove(digest)
+        return await paths_of(*arguments)
+
+    monkeypatch.setattr(fsck, "paths_of", slow)
+    found = await run_task(a, "fsck", repair=True)
+    assert found["result"] == {"mended": len(bad), "left": 0}
 
 
 async def test_a_node_that_flaps_moves_nothing(sim: Simulation) -> None:
