@@ -152,14 +152,22 @@ def stale_reads(history: History) -> list[str]:
 
 
 def _must_see(history: History, read: Call, write: Call) -> bool:
-    if not write.took_place_before(read):
-        return False
     if write.node == read.node:
         # After a power cut it may have lost it, until it is connected with who has it.
         alone = not write.company & read.epochs.keys()
-        return not (alone and history.powerless({read.node}, write, read.start))
-    epoch = write.epochs.get(read.node)
-    return epoch is not None and epoch == read.epochs.get(write.node)
+        if alone and history.powerless({read.node}, write, read.start):
+            return False
+    return _was_known(write, read)
+
+
+def _was_known(earlier: Call, later: Call) -> bool:
+    """Whether the node of a call knew what an earlier one had done (promise 4)."""
+    if not earlier.took_place_before(later):
+        return False
+    epoch = earlier.epochs.get(later.node)
+    return earlier.node == later.node or (
+        epoch is not None and epoch == later.epochs.get(earlier.node)
+    )
 
 
 def _stale(history: History, read: Call, write: Call, removals: Sequence[Call]) -> str:
@@ -169,8 +177,10 @@ def _stale(history: History, read: Call, write: Call, removals: Sequence[Call]) 
         return "older than" if older and read.read not in history.successors(write.written) else ""
     if read.error != "NotFound":
         return ""
-    for removal in removals:  # any of them may have moved it, or a directory above it
-        if not read.took_place_before(removal) and not removal.took_place_before(write):
+    # Any of them may have moved it, or a directory above it; also one made before, that came later
+    # from a node that was not connected.
+    for removal in removals:
+        if not read.took_place_before(removal) and not _was_known(removal, write):
             return ""
     return "nothing, not"
 
