@@ -63,9 +63,10 @@ SIM_FIRST ?= 1
 SIM_SEEDS ?= 1000
 SIM_SECONDS ?= 40
 SIM_JOBS ?= 1
+SIM_BUG ?=
 
 seeds: $(DEV_STAMP) ## Random lives only: SIM_FIRST=1 SIM_SEEDS=1000 SIM_JOBS=1; goes on past failures
-	$(BIN)/python -m contrib.seeds --first $(SIM_FIRST) --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) --jobs $(SIM_JOBS)
+	$(BIN)/python -m contrib.seeds --first $(SIM_FIRST) --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) --jobs $(SIM_JOBS) --bug "$(SIM_BUG)"
 
 fuse: $(DEV_STAMP) ## Real mounts of one node
 	$(PYTEST) tests/fuse

@@ -34,7 +34,7 @@ DRAIN_S = 60.0
 MEET_S = 120.0
 WHOLE_S = 240.0
 POLL_S = 0.25
-FLUSH_S = 2.0
+MOMENT_S = 3.0
 NO_ROOM_BYTES = 1 << 60
 SKEW_MAX_S = 1500.0  # so that no two clocks are an hour apart
 HOUR_S = 3600.0
@@ -81,6 +81,12 @@ class Trouble:
     async def meet(self) -> None:
         """Wait until all nodes that are up are connected."""
         await self.sim.until(self.sim.all_connected, within_s=MEET_S, what="all are connected")
+
+    async def worst_moment(self, node: SimNode, dice: random.Random) -> None:
+        """Half the time, wait until a write there has just been acknowledged."""
+        if dice.random() < 0.5:
+            with trio.move_on_after(MOMENT_S):
+                await self.sim.history.write_returned(node.name)
 
     async def whole(self) -> None:
         """Wait until every block is on all nodes that should have it."""
@@ -133,7 +139,10 @@ async def crash(trouble: Trouble, dice: random.Random) -> None:
         # One that starts with a clock an hour ahead is kept apart: decision 22.
         up = [node for node in trouble.sim.up() if abs(node.world.skew_s) <= SKEW_MAX_S]
         if up:
-            await _killed(trouble.sim, dice.choice(up), _while(dice))
+            node = dice.choice(up)
+            await trouble.worst_moment(node, dice)
+            if node.up:
+                await _killed(trouble.sim, node, _while(dice))
 
     await trouble.separate(part)
 
@@ -157,7 +166,9 @@ async def outage(trouble: Trouble, dice: random.Random) -> None:
         node = dice.choice(trouble.sim.up())
         if dice.random() < 0.5:
             trouble.sim.power_cut_in_flush(node, dice.randint(1, 8))
-            await trio.sleep(FLUSH_S)
+            await trio.sleep(MOMENT_S)
+        else:
+            await trouble.worst_moment(node, dice)
         if node.up:
             trouble.sim.power_cut(node)
         await trio.sleep(_while(dice))
@@ -211,6 +222,7 @@ async def lost(trouble: Trouble, dice: random.Random) -> None:
     """A node is gone for good; maybe somebody says so."""
     async with trouble.lull():
         node = dice.choice(trouble.sim.up())
+        await trouble.worst_moment(node, dice)
         lose(trouble.sim, node)
     if dice.random() < 0.5:
         await trio.sleep(_while(dice))
@@ -259,6 +271,7 @@ async def blackout(trouble: Trouble, dice: random.Random) -> None:
     """All machines lose power at once: what was not fsynced may be lost."""
     async with trouble.lull():
         nodes = trouble.sim.up()
+        await trouble.worst_moment(dice.choice(nodes), dice)
         trouble.sim.power_cut(*nodes)
         await trio.sleep(_while(dice))
         for node in dice.sample(nodes, len(nodes)):

@@ -85,6 +85,8 @@ class History:
         self._files: dict[InodeId, list[Call]] = defaultdict(list)  # calls that opened to write
         self.power_cuts: list[tuple[int, frozenset[str]]] = []
         """When machines lost power, and the nodes on them."""
+        self._returned: list[Call] = []
+        self._returns = trio.lowlevel.ParkingLot()  # of those who wait for a call to return
 
     def event(self) -> int:
         """The number of something that happens now."""
@@ -104,6 +106,17 @@ class History:
     def end(self, call: Call, error: str = "") -> None:
         """Note that a call returns now."""
         call.end, call.end_s, call.error = self.event(), trio.current_time(), error
+        self._returned.append(call)
+        self._returns.unpark_all()
+
+    async def write_returned(self, node: str) -> None:
+        """Wait until a write on a node is acknowledged, and no moment longer."""
+        seen = len(self._returned)
+        while not any(
+            call.node == node and call.verb in WRITING and call.acknowledged
+            for call in self._returned[seen:]
+        ):
+            await self._returns.park()
 
     def acknowledged(self, *verbs: str) -> Iterator[Call]:
         """Calls of these verbs that returned without an error."""
