@@ -16,6 +16,7 @@ from dfsfs.base.limits import (
     BLOCK_SHIFT_DEFAULT,
     CALL_TIMEOUT_S,
     FETCH_BYTES_MAX,
+    FETCHES_AWAITED_MAX,
     FETCHES_MAX,
     HEDGE_S,
     INLINE_HASH_BYTES_MAX,
@@ -99,8 +100,12 @@ class Fetcher:
     def prefetch(self, digests: Sequence[Digest]) -> None:
         """Start fetching what is not here, as far as there is room now."""
         for digest in digests:
-            crowded = self._budget.in_use > FETCH_BYTES_MAX * 3 // 4
-            if crowded or self._slots.value <= FETCHES_MAX // 4:
+            crowded = (
+                self._budget.in_use > FETCH_BYTES_MAX * 3 // 4
+                or self._slots.value <= FETCHES_MAX // 4
+                or len(self._flights) >= FETCHES_AWAITED_MAX
+            )
+            if crowded:
                 return  # leave room for those who wait
             if not self._store.has(digest):
                 self._start(digest)
@@ -119,9 +124,8 @@ class Fetcher:
 
     async def _fly(self, digest: Digest, flight: "_Flight") -> None:
         try:
-            async with self._slots:
-                with trio.fail_after(self._timeout_s):
-                    flight.land(await self._from_peers(digest))
+            with trio.fail_after(self._timeout_s):
+                flight.land(await self._from_peers(digest))
         except trio.TooSlowError:
             flight.crash(Unavailable(f"block {digest_text(digest)}: no holder answered in time"))
         except DfsError as error:
@@ -132,10 +136,14 @@ class Fetcher:
                 flight.crash(Unavailable(STOPPING))
 
     async def _from_peers(self, digest: Digest) -> Buffer:
-        """Ask holders until one gives the right bytes; waits for peers to come back meanwhile."""
+        """Ask holders until one gives the right bytes; waits for peers to come back meanwhile.
+
+        Who waits for that holds no slot: others read what can be had.
+        """
         while True:
-            sessions = self._holders(digest)
-            data, failure = await self._race(digest, sessions)
+            async with self._slots:
+                sessions = self._holders(digest)
+                data, failure = await self._race(digest, sessions)
             if data is not None:
                 return data
             everyone = {member.node for member in self._members.current()} - {self._members.own}
