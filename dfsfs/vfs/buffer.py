@@ -172,10 +172,11 @@ class WriteBuffer:
     def _recall(self, index: int, data: Buffer) -> None:
         """A flying block is dirty again; its bytes stay counted."""
         del self._flying[index]
-        self._lay_under(index, data)
+        # A copy, which can grow: the error that brought it back may keep views of `data`.
+        self._lay_under(index, bytes(data))
         self._budget.add(-len(data))
 
-    def _lay_under(self, index: int, data: Buffer, within: int = 0) -> None:
+    def _lay_under(self, index: int, data: bytes, within: int = 0) -> None:
         """Make `data` dirty at `within` a block, under what is dirty there already."""
         united = Extents()
         united.write(within, data)
@@ -306,10 +307,10 @@ class WriteBuffer:
     async def _inline(self) -> Written | None:
         """Small content goes into the content ref itself; None if the file is not small."""
         while self.size <= INLINE_BYTES_MAX:
-            size = self.size
+            size, flying = self.size, self._flying.get(0)
             below = await self._read_below(0, size)
-            if size != self.size:
-                continue  # it grew while we waited for lower layers
+            if size != self.size or self._flying.get(0) is not flying:
+                continue  # it grew, or was written whole, while we waited for lower layers
             target = bytearray(below)
             dirty = self._dirty.get(0)
             if dirty is not None:
@@ -521,12 +522,12 @@ class WriteBuffer:
             self._lay_under(boundary, bytes(memoryview(self._flying.pop(boundary))[:within]))
         first_gone = boundary + (within > 0)
         for index in [index for index in self._dirty if index >= boundary]:
-            extents = self._dirty[index]
-            before = extents.cost
-            extents.truncate(within if index == boundary else 0)
-            self._budget.add(extents.cost - before)
-            if not extents:
-                del self._dirty[index]
+            extents = self._dirty.pop(index)
+            # Others, because a read that waits goes on with those it has taken.
+            left = extents.until(within if index == boundary else 0)
+            self._budget.add(left.cost - extents.cost)
+            if left:
+                self._dirty[index] = left
         for layer in (self._flying, self._stored):
             for index in [index for index in layer if index >= first_gone]:
                 del layer[index]

@@ -99,17 +99,15 @@ class Extents:
         starts[first:beyond] = [merged_start]
         pieces[first:beyond] = [merged]
 
-    def truncate(self, end: int) -> None:
-        """Forget everything at `end` and after."""
-        while self._starts and self._starts[-1] >= end:
-            self._starts.pop()
-            self.size -= len(self._pieces.pop())
-        if self._starts:
-            keep = end - self._starts[-1]
-            last = self._pieces[-1]
-            if len(last) > keep:
-                self.size -= len(last) - keep
-                self._pieces[-1] = bytearray(memoryview(last)[:keep])
+    def until(self, end: int) -> "Extents":
+        """What lies before `end`, as extents of its own; these stay as they are."""
+        kept = Extents()
+        for start, piece in self.pieces():
+            if start >= end:
+                break
+            cut = start + len(piece) > end
+            kept.write(start, bytes(memoryview(piece)[: end - start]) if cut else piece)
+        return kept
 
     def whole(self, size: int) -> Buffer | None:
         """Bytes [0, size) as one piece if all of them are dirty (no copy when that is all)."""

@@ -21,13 +21,24 @@ BLOCK = 1 << SHIFT
 
 
 class GatedStorage(LocalStorage):
-    """A storage whose puts can be held up, or made to fail."""
+    """A storage whose puts can be held up, or made to fail, and whose reads can be held up."""
 
     def __init__(self, store: MemoryStore) -> None:
         super().__init__(RealWorld(), store)
         self.gate = trio.Event()
         self.gate.set()
         self.failure: DfsError | None = None
+        self.reading = trio.Event()
+        self.reading.set()
+
+    def read_nowait(self, digest: Digest, offset: int, size: int) -> Buffer | None:
+        """Nothing while reads are held up."""
+        return super().read_nowait(digest, offset, size) if self.reading.is_set() else None
+
+    async def read(self, digest: Digest, offset: int, size: int) -> Buffer:
+        """Wait, then read."""
+        await self.reading.wait()
+        return await super().read(digest, offset, size)
 
     async def put_pinned(self, data: Buffer, pinned: list[Digest]) -> Digest:
         """Wait at the gate, then store."""
@@ -209,6 +220,77 @@ async def test_a_full_store_fails_the_writer_instead_of_stopping_it(nursery: tri
     with trio.fail_after(30):
         while bench.budget.used:
             await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def _stored(bench: Bench, data: bytes) -> ContentRef:
+    """Content of its own tree."""
+    writer = ContentWriter(bench.storage.upload(), shift=SHIFT, inline_bytes_max=0)
+    await writer.write(data)
+    return await writer.finish()
+
+
+async def test_a_read_that_waits_sees_no_bytes_that_were_overwritten_before_it(
+    bench: Bench,
+) -> None:
+    """Whatever is cut off while it waits for what lies below."""
+    buffer = bench.buffer(await _stored(bench, b"a" * 3 * BLOCK))
+    buffer.write(BLOCK + 10, b"b" * 100)
+    bench.storage.reading = trio.Event()
+    found = b""
+
+    async def read() -> None:
+        nonlocal found
+        found = bytes(await buffer.read(BLOCK, 200))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        await buffer.truncate(BLOCK + 50)
+        bench.storage.reading.set()
+    assert found[10:110] in (b"b" * 100, b"b" * 40, b"b" * 40 + bytes(60))
+
+
+async def test_a_block_written_while_a_small_file_is_written_back_is_kept(bench: Bench) -> None:
+    """A file of one block can be small enough to live in its row."""
+    assert BLOCK <= INLINE_BYTES_MAX
+    buffer = bench.buffer(await _stored(bench, b"a" * 3 * BLOCK))
+    await buffer.truncate(BLOCK)
+    bench.storage.reading = bench.storage.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(buffer.write_back)
+        await trio.testing.wait_all_tasks_blocked()
+        buffer.write(0, b"b" * BLOCK)
+        bench.storage.reading.set()
+    assert await buffer.read(0, BLOCK) == b"b" * BLOCK
+    written = await buffer.write_back()
+    assert await bench.bytes_of(written.content) == b"b" * BLOCK
+
+
+async def test_a_block_that_grows_while_its_put_fails_is_whole(bench: Bench) -> None:
+    """Although whoever could not store it still has its bytes in hand: an error keeps its frames.
+
+    The failure of that would be one of the whole filesystem.
+    """
+    buffer = bench.buffer()
+    data = b"a" * BLOCK + b"b" + bytes(8)  # trailing zeros are not stored: a view of the bytes
+    for at in range(0, len(data), 3):
+        buffer.write(at, data[at : at + 3])
+    bench.storage.gate = trio.Event()
+    bench.storage.failure = Full("no space")
+    async with trio.open_nursery() as nursery:
+
+        async def write_back() -> None:
+            with pytest.raises(Full):
+                await buffer.write_back()
+
+        nursery.start_soon(write_back)
+        await trio.testing.wait_all_tasks_blocked()
+        buffer.write(len(data), b"c")
+        bench.storage.gate.set()
+    bench.storage.failure = None
+    assert await buffer.read(0, buffer.size) == data + b"c"
+    written = await buffer.write_back()
+    assert await bench.bytes_of(written.content) == data + b"c"
 
 
 async def test_a_file_may_not_grow_beyond_its_limit(bench: Bench) -> None:

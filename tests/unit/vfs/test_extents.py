@@ -22,7 +22,9 @@ def test_extents_are_what_was_written(
             extents.write(at, piece)
             model.update({at + offset: byte for offset, byte in enumerate(piece)})
         else:
-            extents.truncate(at)
+            uncut, before = extents, extents.pieces()
+            extents = extents.until(at)
+            assert uncut.pieces() == before
             model = {offset: byte for offset, byte in model.items() if offset < at}
         assert extents.size == len(model)
         assert extents.end == max(model, default=-1) + 1
