@@ -368,12 +368,16 @@ class SegmentStore:
             if self._directory_unsynced and self._unsynced:
                 self._directory_unsynced = False
                 await self._flushing(self._files.sync_directory)
-            for number in [number for number in self._unsynced if number != but]:
+            for number in list(self._unsynced):
+                if number == but or number not in self._unsynced:
+                    continue  # emptied and unlinked while another one was flushed
                 end = self._index.indexed(number)
                 del self._unsynced[number]
                 with self._files.using(number) as file:
                     await self._flushing(file.sync)
-                self._index.note_synced(number, end, now=number != self._active)
+                # What is not noted is verified again at the next start: no failure of the flush.
+                with contextlib.suppress(DfsError):
+                    self._index.note_synced(number, end, now=number != self._active)
 
     async def _flushing(self, flush: Callable[[], None]) -> None:
         try:
