@@ -6,11 +6,11 @@ are where the write concern wants them; memory is bounded for any size.
 """
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from dfsfs.admin import Key, Listing
-from dfsfs.base.errors import Exists, Invalid, IsDirectory, NotDirectory, NotFound
+from dfsfs.base.errors import Exists, Full, Invalid, IsDirectory, NotDirectory, NotFound
 from dfsfs.base.limits import CONTROL_PIECE_BYTES
 from dfsfs.base.types import ROOT_INODE, Buffer, ContentRef, FileKind, InodeId
 from dfsfs.blocks import Storage
@@ -33,17 +33,27 @@ class Keys:
         storage: Storage,
         publication: Publication,
         leases: Leases,
+        *,
+        has_room: Callable[[], bool],
     ) -> None:
+        """`has_room` tells whether this node's disk takes more names and bytes."""
         self._world = world
         self._namespace = namespace
         self._storage = storage
         self._publication = publication
         self._leases = leases
+        self._has_room = has_room
+        self._being_read: dict[object, tuple[InodeId, ContentRef]] = {}
+
+    def contents_in_use(self) -> Iterable[tuple[InodeId, ContentRef]]:
+        """What streams that are being read may still need: for gc, as open files are."""
+        return self._being_read.values()
 
     async def put(self, key: Key, source: AsyncIterable[Buffer]) -> None:
         """Store a stream as the file `key`. See `admin.Operator.put`."""
         *parents, name = components(key, what="a file")
         self._refuse_directory(parents, name)
+        self._check_room()
         upload = self._storage.upload()
         try:
             writer = ContentWriter(upload)
@@ -52,10 +62,15 @@ class Keys:
             content = await writer.finish()
             await upload.settle()
             await self._lease([*parents, name])
+            self._check_room()
             self._bind(parents, name, content)
             await self._publication.visible(self._namespace.position)
         finally:
             upload.close()
+
+    def _check_room(self) -> None:
+        if not self._has_room():
+            raise Full("the disk of this node is full")
 
     def _refuse_directory(self, parents: list[bytes], name: bytes) -> None:
         """Say so before the stream is read, not after."""
@@ -115,7 +130,12 @@ class Keys:
             raise IsDirectory(f"{_text(key)} is a directory")
         if inode.kind != FileKind.REGULAR:
             raise Invalid(f"{_text(key)} is not a regular file")
-        yield self._pieces(inode.content)
+        reading = object()
+        self._being_read[reading] = inode.inode, inode.content
+        try:
+            yield self._pieces(inode.content)
+        finally:
+            del self._being_read[reading]
 
     async def _pieces(self, content: ContentRef) -> AsyncIterator[Buffer]:
         reader = ContentReader(self._storage, content)

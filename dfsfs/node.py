@@ -11,7 +11,7 @@ socket in front of it. Crash-only: what was acknowledged is durable, and startin
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,7 @@ from dfsfs.base.limits import (
     OVERTAKEN_WAIT_S,
     STORE_FULL_BYTES,
 )
-from dfsfs.base.types import Buffer, ContentRef, DigestKind, NodeId
+from dfsfs.base.types import Buffer, ContentRef, DigestKind, InodeId, NodeId
 from dfsfs.base.units import MIB
 from dfsfs.blocks import SegmentStore
 from dfsfs.cluster import Cluster, ClusterSettings, Member
@@ -270,7 +270,7 @@ class Node:
             describe=self._describe,
             sync_local=self._sync,
             applied=lambda changes: self.filesystem.invalidated(changes),
-            contents_in_use=lambda: self.filesystem.contents_in_use(),
+            contents_in_use=self._contents_in_use,
             check_namespace=self._state.check,
             mounts=config.mount,
             is_dirty=lambda inode: self.filesystem.has_uncommitted(inode),
@@ -291,6 +291,7 @@ class Node:
             self.cluster.storage,
             self.cluster.publication,
             self.cluster.leases,
+            has_room=self.has_room,
         )
         self._conflicts = Conflicts(
             self.namespace, self._keys, self.cluster.leases, self.cluster.publication
@@ -415,6 +416,10 @@ class Node:
                 except Full as error:
                     log.info("the others cannot be told: %s", error)
                 told_s = self.world.now_s()
+
+    def _contents_in_use(self) -> Iterable[tuple[InodeId, ContentRef]]:
+        yield from self.filesystem.contents_in_use()
+        yield from self._keys.contents_in_use()
 
     async def _flush(self) -> None:
         """Blocks first: rows that refer to them must not be the only thing that survives."""
