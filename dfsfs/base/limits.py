@@ -55,7 +55,6 @@ HANDLERS_MAX = 1000  # kernel requests handled at a time; the kernel keeps the o
 LISTED_NAMES_MAX = 1 << 21  # names that open directories hold, but for a single larger one
 INVALIDATIONS_MAX = 1 << 16  # kernel invalidations waiting for their thread; above, names merge
 UPLOAD_BYTES_MAX = 64 * MIB  # blocks stored here and on their way to other holders
-BLOCK_CACHE_BYTES_MAX = 32 * MIB  # decoded blocks kept in memory
 READ_AHEAD_BYTES_MAX = 8 * MIB  # fetched ahead of one sequential reader
 READ_AHEAD_BYTES_MIN = 512 * KIB  # the window it starts with
 NODE_CACHE_BYTES_MAX = 16 * MIB  # interior nodes of content trees shared by many readers

@@ -201,52 +201,6 @@ class ContentReader:
         place = (index - first) // width
         return node.child(place), first + place * width
 
-    # -- holes ----------------------------------------------------------------------------------
-
-    async def next_data(self, offset: int) -> int | None:
-        """The first offset from `offset` on that is stored, or None: SEEK_DATA of lseek(2)."""
-        if offset >= self.ref.size:
-            return None
-        if self.ref.inline is not None:  # patched as well: patches are data, and what they lie on
-            return offset
-        index, within = offset >> self._shift, offset & ((1 << self._shift) - 1)
-        leaf = await self.leaf(index)
-        if leaf is not None and within < leaf.stored:
-            return offset
-        found = await self._next_leaf(self._root, self._depth, 0, index + 1)
-        return None if found is None else found << self._shift
-
-    async def next_hole(self, offset: int) -> int | None:
-        """The first offset from `offset` on that is not stored; the end counts: SEEK_HOLE."""
-        if offset >= self.ref.size:
-            return None
-        if self.ref.inline is not None:
-            return self.ref.size
-        index, within = offset >> self._shift, offset & ((1 << self._shift) - 1)
-        while index << self._shift < self.ref.size:
-            leaf = await self.leaf(index)
-            if leaf is None or leaf.stored < 1 << self._shift:
-                return (index << self._shift) + max(within, leaf.stored if leaf else 0)
-            index, within = index + 1, 0
-        return self.ref.size
-
-    async def _next_leaf(self, top: Leaf | None, level: int, first: int, start: int) -> int | None:
-        """The first stored leaf from `start` on in a subtree; skips holes as a whole."""
-        if top is None or first + self._shape.leaves_below(level) <= start:
-            return None
-        if level == 0:
-            return first
-        node = await load_node(self._source, self._nodes, top.digest)
-        below, width = top.stored, self._shape.leaves_below(level - 1)
-        size = self._tree_size - (first << self._shift)
-        node.check(self._shape, level=level, size=size, stored=below)
-        for place in range(max(0, start - first) // width, node.count):
-            child_first = first + place * width
-            found = await self._next_leaf(node.child(place), level - 1, child_first, start)
-            if found is not None:
-                return found
-        return None
-
     # -- reading ahead --------------------------------------------------------------------------
 
     def _follow(self, offset: int, size: int) -> None:

@@ -5,7 +5,7 @@ import stat
 import pyfuse3
 
 from dfsfs.base.limits import KERNEL_CACHE_S
-from dfsfs.base.types import FileKind, InodeId
+from dfsfs.base.types import FileKind
 from dfsfs.namespace import Inode
 from dfsfs.vfs import Caller, Opened, SetAttributes, Statistics
 
@@ -89,8 +89,3 @@ def statistics(value: Statistics) -> pyfuse3.StatvfsData:
     data.f_ffree = data.f_favail = data.f_bfree
     data.f_namemax = value.name_bytes_max
     return data
-
-
-def inode_id(inode: int) -> InodeId:
-    """The number the kernel uses is the inode's own."""
-    return InodeId(inode)

@@ -27,7 +27,6 @@ from dfsfs.base.types import Buffer
 PREFACE = b"\x93dfsfs\r\n"  # no text, no TLS record, and broken by anything that changes line ends
 FIXED = struct.Struct(">BBHIIQ")
 FIXED_BYTES = FIXED.size
-STREAM_ID_MAX = (1 << 64) - 1
 
 _STAGING_BYTES = FIXED_BYTES + FRAME_HEADER_BYTES_MAX
 

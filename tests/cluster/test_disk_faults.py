@@ -14,10 +14,6 @@ from dfsfs.base.units import KIB, MIB
 from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import PROGRAMS, ProcessNetwork, ProcessNode, read_whole, wait_until
 
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
-)
-
 LATER = ("--repair-after", "1h", "--fetch-timeout", "2")
 
 

@@ -12,10 +12,6 @@ from dfsfs.base.limits import RECLAIM_KEPT_COUNT
 from dfsfs.base.units import MIB
 from dfsfs.testing.processes import ProcessNetwork, ProcessNode, read_whole, wait_until
 
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
-)
-
 FILES = int(os.environ.get("DFS_FORGET_FILES", "2000"))
 PAGE_BYTES = 4096  # of a database
 

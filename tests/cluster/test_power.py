@@ -23,8 +23,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from dfsfs.base.units import KIB, MIB
 from dfsfs.testing.processes import ProcessNetwork, ProcessNode, read_whole, wait_until
 
@@ -35,10 +33,6 @@ DISK_BYTES = 320 * MIB
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SIZES = (0, 11, 4 * KIB, 9 * KIB, 30 * KIB, 300 * KIB, MIB)
 FILES = 3  # of each writer
-
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
-)
 
 
 def test_what_was_fsynced_survives_power_cuts_of_all_nodes(tmp_path: Path) -> None:

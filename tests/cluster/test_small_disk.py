@@ -19,10 +19,6 @@ from dfsfs.testing.processes import ProcessNetwork, ProcessNode, read_whole, wai
 DISK_BYTES = 64 * MIB
 GRACE = ("--gc-grace", "1")
 
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
-)
-
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[ProcessNode]:

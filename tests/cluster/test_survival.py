@@ -8,15 +8,9 @@ import os
 import threading
 from pathlib import Path
 
-import pytest
-
 from dfsfs.base.units import KIB, MIB
 from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import ProcessNetwork, read_whole, wait_until
-
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
-)
 
 
 def test_what_is_closed_here_is_read_there_also_when_here_is_killed(

@@ -6,8 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from dfsfs.base.units import KIB, MIB
 from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.processes import (
@@ -17,10 +15,6 @@ from dfsfs.testing.processes import (
     ProcessNode,
     read_whole,
     wait_until,
-)
-
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
 )
 
 Done = subprocess.CompletedProcess[str]

@@ -4,16 +4,10 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from dfsfs.testing.processes import ProcessNetwork, ProcessNode, read_whole, wait_until
 
 HOUR_S = 3600
 YEARS_S = 10 * 365 * 24 * HOUR_S
-
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse on this machine"
-)
 
 
 def with_clock(directory: Path, offset_s: int) -> tuple[str, ...]:

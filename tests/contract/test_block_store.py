@@ -14,7 +14,6 @@ from dfsfs.base.limits import SMALL_BLOCK_BYTES_MAX
 from dfsfs.base.types import Digest, DigestKind, digest_of
 from dfsfs.base.units import KIB, MIB
 from dfsfs.blocks import (
-    BlockCache,
     BlockSource,
     BlockStore,
     LocalStorage,
@@ -231,17 +230,10 @@ async def test_a_cancelled_put_leaves_the_store_whole(opened: Opener) -> None:
                 assert bytes(await store.get(digest)) == data
 
 
-@pytest.fixture(params=["local", "cache over local"])
-def source_over(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-async def test_sources_serve_what_the_store_has(opened: Opener, source_over: str) -> None:
+async def test_a_source_serves_what_the_store_has(opened: Opener) -> None:
     async with opened() as store:
         storage = LocalStorage(RealWorld(), store)
         source: BlockSource = storage
-        if source_over == "cache over local":
-            source = BlockCache(storage, bytes_max=MIB)
         upload = storage.upload()
         for size in SIZES:
             digest, data = block(size)

@@ -196,25 +196,6 @@ def test_a_walk_names_what_the_tree_needs(case: Case, data: bytes, limit: int) -
     run(check)
 
 
-@given(case=cases, data=contents)
-def test_holes_and_data(case: Case, data: bytes) -> None:
-    async def check() -> None:
-        reader = case.reader(await case.write([data]))
-        width = 1 << case.shift
-        stored: set[int] = set()
-        for at in range(0, len(data), width):
-            stored.update(range(at, at + len(data[at : at + width].rstrip(b"\0"))))
-        for offset in range(len(data)):
-            rest = range(offset, len(data))
-            assert await reader.next_data(offset) == next((i for i in rest if i in stored), None)
-            hole = next((i for i in rest if i not in stored), len(data))
-            assert await reader.next_hole(offset) == hole
-        assert await reader.next_data(len(data)) is None
-        assert await reader.next_hole(len(data)) is None
-
-    run(check)
-
-
 sparse = st.dictionaries(
     st.integers(0, ((1 << 62) >> 12) - 1), st.binary(min_size=1, max_size=9), max_size=6
 )
@@ -239,7 +220,6 @@ def test_huge_sparse_files(pieces: dict[int, bytes], more: dict[int, bytes], ext
             found: Buffer = await reader.read(index << 12, len(data))
             assert bytes(found)[: len(kept)] == kept
         stored = sorted(i for i, d in (pieces | more).items() if d.rstrip(b"\0"))
-        assert await reader.next_data(0) == (stored[0] << 12 if stored else None)
         assert len(await case.digests(ref, 3)) <= len(stored) * 8
 
     run(check)

@@ -1,4 +1,4 @@
-"""The small parts of blocks: batching, budget, cache, pins, the map of what was verified."""
+"""The small parts of blocks: batching, budget, pins, the map of what was verified."""
 
 import random
 
@@ -7,9 +7,9 @@ import trio
 import trio.testing
 
 from dfsfs.base.errors import DfsError, Full
-from dfsfs.base.types import Digest, DigestKind, digest_of
+from dfsfs.base.types import DigestKind, digest_of
 from dfsfs.base.units import KIB, MIB
-from dfsfs.blocks import BlockCache, ByteBudget, LocalStorage, MemoryStore, Pins
+from dfsfs.blocks import ByteBudget, LocalStorage, MemoryStore, Pins
 from dfsfs.blocks.batching import Batcher
 from dfsfs.blocks.records import HEADER_BYTES, decode_header, encode_header
 from dfsfs.blocks.verified import VerifiedMap
@@ -176,25 +176,7 @@ async def test_a_cancelled_wait_leaves_the_budget_whole() -> None:
     assert budget.in_use == 0
 
 
-# -- cache and pins -----------------------------------------------------------------------------
-
-
-async def test_a_cache_keeps_what_was_used_lately_within_its_bound() -> None:
-    store = MemoryStore()
-    cache = BlockCache(LocalStorage(RealWorld(), store), bytes_max=MIB)
-    blocks: list[tuple[Digest, bytes]] = []
-    for seed in range(8):
-        data = random.Random(seed).randbytes(256 * KIB)
-        blocks.append((digest_of(DigestKind.BLAKE3, data), data))
-        await store.put(*blocks[-1])
-    for turn in range(8):
-        await cache.get(blocks[turn][0])
-        await cache.get(blocks[0][0])
-        assert cache.bytes <= MIB
-    for digest, _ in blocks:
-        await store.remove(digest)
-    kept = [digest for digest, _ in blocks if cache.get_nowait(digest) is not None]
-    assert kept == [blocks[place][0] for place in (0, 5, 6, 7)]
+# -- pins ---------------------------------------------------------------------------------------
 
 
 async def test_an_upload_pins_until_it_ends() -> None:

@@ -214,10 +214,6 @@ async def attack(source: Watched, ref: ContentRef) -> None:
                 assert len(found) == min(size, ref.size - offset)
             except Corrupt:
                 pass
-        for seek in (reader.next_data, reader.next_hole):
-            with trio.fail_after(60):
-                with contextlib.suppress(Corrupt):
-                    await seek(offset)
         for new_size in (1, offset + 1, ref.size, ref.size * 2):
             try:
                 upload = source.storage.upload()
