@@ -79,7 +79,8 @@ class Lane:
             self._start()
 
     def _start(self) -> None:
-        self._threads += 1
+        with self._lock:
+            self._threads += 1
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def ask(self, target: Target) -> None:
