@@ -378,6 +378,7 @@ class Session:
     # -- calls of the peer --------------------------------------------------------------------
 
     def _on_call(self, event: Call) -> None:
+        self._check_unused(event.stream)
         handler = self._handlers.calls.get(event.method)
         size = len(event.payload)
         try:
@@ -393,6 +394,11 @@ class Session:
             return
         self._start(event.stream, self._serve_call, event.stream, event.method, result, size)
         self._inbound_bytes += size
+
+    def _check_unused(self, stream: int) -> None:
+        """A handler that was cancelled may still be ending."""
+        if stream in self._running:
+            raise RemoteProtocolError(f"stream {stream} is used twice")
 
     def _check_load(self, size: int) -> None:
         if len(self._running) >= STREAMS_PER_SESSION_MAX + MESSAGE_STREAMS_PER_SESSION_MAX:
@@ -472,6 +478,7 @@ class Session:
     # -- message streams ----------------------------------------------------------------------
 
     def _on_open(self, event: Open) -> None:
+        self._check_unused(event.stream)
         handler = self._handlers.streams.get(event.method)
         if handler is None:
             reason = NotSupported(f"there is no stream method {event.method!r}")

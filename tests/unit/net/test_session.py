@@ -558,3 +558,21 @@ async def test_a_call_that_finds_the_stream_broken_while_sending_fails(net: Net)
         await near.call("echo", 2)
     assert near.connection.calls_out <= 1
     assert not near._calls
+
+
+@pytest.mark.announce("broke the protocol")
+async def test_a_peer_that_uses_a_stream_twice_loses_its_session_and_nothing_else(
+    net: Net,
+) -> None:
+    """While the first handler is still ending, its place is not another's."""
+    near, far = await net.pair(calls(hang=hang))
+    stream, head = near.connection.send_call("hang", None, 0)
+    near.outbox.hold()
+    near.outbox.put(stream, head)
+    near.outbox.put(stream, near.connection.send_cancel(stream))
+    near.outbox.put(stream, head)
+    near.outbox.release()
+    with trio.fail_after(GENEROUS_S):
+        await far.closed.wait()
+        await near.closed.wait()
+    assert "twice" in far.close_reason
