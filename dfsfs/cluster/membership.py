@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from dfsfs.base.codec import decode, encode
 from dfsfs.base.errors import (
     DfsError,
     NotDfsNode,
@@ -34,6 +35,7 @@ from dfsfs.base.errors import (
 )
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
+    FRAME_PAYLOAD_BYTES_MAX,
     GOSSIP_S,
     GRADE_S,
     MEMBERS_MAX,
@@ -43,7 +45,7 @@ from dfsfs.base.limits import (
     STABLE_S,
     SUSPECT_S,
 )
-from dfsfs.base.types import NodeId
+from dfsfs.base.types import Buffer, NodeId
 from dfsfs.cluster.members import Member, MemberTable
 from dfsfs.net import Endpoint, Reply, Request, Session
 from dfsfs.runtime import World
@@ -325,21 +327,27 @@ class Membership:
     # -- gossip -------------------------------------------------------------------------------
 
     async def _gossip(self, session: Session) -> None:
-        records = [member.to_wire() for member in self._table.all()]
         try:
-            reply = await session.call(METHOD_GOSSIP, records, deadline_s=CALL_TIMEOUT_S)
-            self._merge(reply.body)
+            reply = await session.call(
+                METHOD_GOSSIP, payload=self._records(), deadline_s=CALL_TIMEOUT_S
+            )
+            self._merge(reply.payload)
         except DfsError as error:
             log.debug("gossip with %s: %s", session.peer.name, error)
 
     async def _answer_gossip(self, session: Session, request: Request) -> Reply:
-        self._merge(request.body)
-        return Reply([member.to_wire() for member in self._table.all()])
+        self._merge(request.payload)
+        return Reply(payload=self._records())
 
-    def _merge(self, body: object) -> None:
-        if not isinstance(body, list) or len(body) > MEMBERS_MAX:
+    def _records(self) -> bytes:
+        """The whole table: of many members it is more than a message has room for in its head."""
+        return encode([member.to_wire() for member in self._table.all()])
+
+    def _merge(self, payload: Buffer) -> None:
+        items = decode(bytes(payload), size_max=FRAME_PAYLOAD_BYTES_MAX)
+        if not isinstance(items, list) or len(items) > MEMBERS_MAX:
             raise RemoteProtocolError("malformed gossip")
-        records = [Member.from_wire(item) for item in body]
+        records = [Member.from_wire(item) for item in items]
         # What others say of us is old, but for whether we belong to the network.
         own = self._table.get(self._table.own)
         self._table.merge(

@@ -7,9 +7,16 @@ import pytest
 import trio
 
 from dfsfs.base.errors import Corrupt, DfsError, PeerUnreachable, Unavailable
-from dfsfs.base.limits import CALL_TIMEOUT_S, FETCHES_MAX, HEDGE_S, SESSION_LEASE_S
-from dfsfs.base.types import ROOT_INODE, DigestKind, digest_of
+from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
+    FETCHES_MAX,
+    HEDGE_S,
+    MEMBERS_MAX,
+    SESSION_LEASE_S,
+)
+from dfsfs.base.types import ROOT_INODE, DigestKind, NodeId, Origin, digest_of
 from dfsfs.base.units import KIB, MIB
+from dfsfs.cluster import Member
 from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.simnode import PROGRAM, Crashed, SimNode
 from dfsfs.testing.simulator import Simulation
@@ -145,6 +152,33 @@ async def test_the_end_of_the_bootstrap_node_does_not_end_the_network(sim: Simul
     # And one that is new joins through any other.
     d = await sim.start_node()
     assert await d.read("/x") == b"1"
+
+
+async def test_a_network_of_many_members_tells_all_of_them(sim: Simulation) -> None:
+    """Also those that were mounts for an hour: each state directory was a member."""
+    a, b = await sim.start_nodes(2)
+    long_gone = [
+        Member(
+            node=NodeId(digest_of(DigestKind.SHA256, b"%d" % number)[1:]),
+            name=f"some-name-of-a-machine-{number}",
+            origin=Origin(number),
+            version=1,
+            addresses=(f"sim://machine-{number}:4000", f"sim://other-address-{number}:4000"),
+            weight=1000,
+            used=10,
+            mounts=True,
+            removed=True,
+            epoch=1,
+        )
+        for number in range(1, MEMBERS_MAX - 3)
+    ]
+    a.node.members.merge(long_gone)
+    c = await sim.start_node()
+    await sim.until(sim.all_connected, within_s=30)
+    everybody = len(long_gone) + 3
+    await sim.until(
+        lambda: len(b.node.members.all()) == len(c.node.members.all()) == everybody, within_s=30
+    )
 
 
 async def test_a_node_that_was_away_catches_up(sim: Simulation) -> None:
