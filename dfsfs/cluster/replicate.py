@@ -257,9 +257,9 @@ async def lacks(session: Session, digests: list[Digest]) -> list[Digest]:
 
 async def _ask(session: Session, method: str, digests: list[Digest]) -> list[Digest]:
     reply = await session.call(method, list(digests), deadline_s=CALL_TIMEOUT_S)
-    wanted = reply.body if isinstance(reply.body, list) else []
-    asked = set(digests)
-    return [digest for digest in wanted if digest in asked]
+    items = reply.body if isinstance(reply.body, list) else []
+    named = {item for item in items if isinstance(item, bytes)}
+    return [digest for digest in digests if digest in named]
 
 
 class ReplicatedUpload:
