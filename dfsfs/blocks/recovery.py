@@ -4,9 +4,10 @@ Whatever happened before, kill -9, power cut or a damaged disk, these steps end 
 serves only blocks whose records are whole as far as a header can tell (the bytes are verified when
 first read):
 1. An index that cannot be used is set aside and a new one built from the segments. Small blocks
-   live in the index only: those that the old one still gives are taken over, verified.
+   live in the index only: those that the old one still gives are taken over, verified. Until that
+   is done the new one counts as damaged: a start that is interrupted begins anew.
 2. Records past `synced` may not have reached the disk before a power cut: they are verified; if one
-   is torn, its row is dropped.
+   is torn, its row is dropped. One that the disk cannot read now keeps its row: later it may.
 3. Records past `indexed` are added (a kill between append and commit; a power cut that took back
    the last commits). Only whole, verified ones count; what follows the last one is cut off.
 4. Rows of segments whose file is missing or shorter than it was are dropped.
@@ -48,7 +49,7 @@ def recover(directory: Path) -> tuple[Index, SegmentFiles]:
         sync_directory(made)
     files = SegmentFiles(directory / "segments")
     path = directory / INDEX_NAME
-    if not path.exists() and files.numbers():
+    if not path.exists() and (files.numbers() or Database.asides(path)):
         log.warning("%s is gone: building a new one", path)
         return _rebuild(path, files), files
     if Database.distrust_mark(path).exists():
@@ -95,7 +96,9 @@ def _reconcile_segment(index: Index, files: SegmentFiles, number: int) -> None:
             if not record.removed
         }
         for digest, location in index.in_segment(number, synced):
-            if location.position not in good:
+            if location.position not in good and file.is_readable(
+                location.position, HEADER_BYTES + location.length
+            ):
                 log.warning("segment %d: the block at %d is torn", number, location.position)
                 index.lose(digest, location)
         found = [
@@ -123,7 +126,8 @@ def _whole_records_end(file: SegmentFile) -> int:
 def _rebuild(path: Path, files: SegmentFiles) -> Index:
     """Step 1. The bytes of the last two segments are verified, older ones when first read."""
     # Moved, not deleted: it may be all that is left of small blocks.
-    aside = Database.set_aside(path)
+    Database.set_aside(path)
+    Database.mark_distrusted(path)
     sync_directory(path.parent)
     index = Index(path)
     numbers = files.numbers()
@@ -143,7 +147,7 @@ def _rebuild(path: Path, files: SegmentFiles) -> Index:
             file.truncate(end)
             file.sync()
             index.note_synced(number, end, now=True)
-    taken = _salvage_small(aside, index)
+    taken = sum(_salvage_small(aside, index) for aside in Database.asides(path))
     index.sync()
     Database.distrust_mark(path).unlink(missing_ok=True)
     blocks = sum(row.blocks for row in index.segments.values())
@@ -153,8 +157,6 @@ def _rebuild(path: Path, files: SegmentFiles) -> Index:
 
 def _salvage_small(aside: Path, index: Index) -> int:
     """Take over the small blocks that a damaged index still gives, verified; returns how many."""
-    if not aside.exists():
-        return 0
     taken = 0
     after = b""
     try:
@@ -166,7 +168,7 @@ def _salvage_small(aside: Path, index: Index) -> int:
                 (after, _SALVAGE_PAGE),
             ):
                 for digest, data in rows:
-                    if digest_matches(digest, data):
+                    if index.find(digest) is None and digest_matches(digest, data):
                         index.add_small(digest, data)
                         taken += 1
                 after = rows[-1][0]

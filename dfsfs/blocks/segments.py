@@ -203,17 +203,18 @@ class SegmentFile:
     def scan(self, start: int, *, verify: bool) -> Iterator[FoundRecord]:
         """Records from `start` on, live and removed ones; noise between records is skipped.
 
-        With `verify` only records whose bytes match their digest count (removed ones are not read).
+        So is what the disk cannot read. With `verify` only records whose bytes match their digest
+        count (removed ones are not read).
         """
         position, size = start, self.size()
         while position + HEADER_BYTES < size:
-            header = decode_header(self.read(position, HEADER_BYTES))
+            header = decode_header(self._readable(position, HEADER_BYTES))
             if header is not None and position + HEADER_BYTES + header.length <= size:
                 data_at = position + HEADER_BYTES
                 if (
                     header.removed
                     or not verify
-                    or digest_matches(header.digest, self.read(data_at, header.length))
+                    or digest_matches(header.digest, self._readable(data_at, header.length))
                 ):
                     yield FoundRecord(header.digest, position, header.length, header.removed)
                     position = data_at + header.length
@@ -223,12 +224,25 @@ class SegmentFile:
     def _find_magic(self, start: int, size: int) -> int:
         """Where the next record may begin, or `size`."""
         while start < size:
-            data = self.read(start, min(_SEARCH_BYTES, size - start))
+            data = self._readable(start, min(_SEARCH_BYTES, size - start))
             found = data.find(MAGIC)
             if found >= 0:
                 return start + found
-            start += max(len(data) - len(MAGIC) + 1, 1)
+            # A disk that fails takes its time for each try: not one for each of its sectors.
+            start += max(len(data) - len(MAGIC) + 1, 1) if data else _SEARCH_BYTES
         return size
+
+    def is_readable(self, offset: int, size: int) -> bool:
+        """Whether the disk gives these bytes, right or wrong."""
+        return len(self._readable(offset, size)) == size
+
+    def _readable(self, offset: int, size: int) -> bytes:
+        """These bytes, or none if the disk cannot give them."""
+        try:
+            return self.read(offset, size)
+        except Corrupt as error:
+            log.warning("%s", error)
+            return b""
 
     def _failed(self, verb: str, error: OSError) -> DfsError:
         kind = Full if error.errno in _NO_SPACE else DfsError

@@ -118,6 +118,16 @@ class Database:
             Database.distrust_mark(path).touch()
 
     @staticmethod
+    def asides(path: Path) -> list[Path]:
+        """What `set_aside` has kept of a database, the newest first."""
+        found = {
+            int(number): aside
+            for aside in path.parent.glob(f"{path.name}.damaged-*")
+            if (number := aside.name.rpartition("-")[2]).isdecimal()
+        }
+        return [found[number] for number in sorted(found, reverse=True)]
+
+    @staticmethod
     def set_aside(path: Path) -> Path:
         """Move a damaged database out of the way, and keep it; its new place."""
         count = 0

@@ -92,6 +92,26 @@ def test_what_the_disk_cannot_read_comes_from_the_peer(
     assert read_whole(a.path / "written") == some_bytes(300 * KIB, 9)
 
 
+def test_a_node_starts_although_its_disk_cannot_read_what_was_written_last(
+    network: ProcessNetwork, disk: FaultyDisk
+) -> None:
+    """A start looks at what was not flushed; a bad sector there costs what is in it at most."""
+    a, b = start_on(network, disk)
+    data = some_bytes(2 * MIB)
+    (a.path / "x").write_bytes(data)
+    wait_until(lambda: a.status()["replication"]["at_factor"] is True)
+    a.kill()
+    disk.fail("read .seg")
+    a.start(*LATER)
+    network.wait_connected()
+    assert read_whole(a.path / "x") == data
+    (a.path / "y").write_bytes(some_bytes(MIB, 1))
+    disk.fail()
+    b.kill()
+    assert read_whole(a.path / "x") == data  # nothing of it was forgotten here
+    assert read_whole(a.path / "y") == some_bytes(MIB, 1)
+
+
 def test_a_flush_that_failed_is_an_error_and_final_until_restart(
     network: ProcessNetwork, disk: FaultyDisk
 ) -> None:
