@@ -178,6 +178,8 @@ def open_state(config: Config, world: World, own: NodeId, stack: ExitStack) -> S
     directory, machine = world.place(config.state / NODE_KEY)
     mark = _Mark(directory, machine, namespace.value("PRAGMA application_id"))
     uncertain = "" if is_first else lost or _why_uncertain(noted, mark)
+    if noted is not None and not mark.names:  # no run has begun with these names
+        lost = lost or f"{namespace_path} is new"
     if lost or (noted is not None and noted.names != mark.names):  # gone, or put back
         members.set_fact(NAMES_LOST, lost.encode())
     lost = (members.fact(NAMES_LOST) or b"").decode()
