@@ -5,11 +5,9 @@ soon as these are complete: what stays in memory is one unfinished node for each
 Whole leaves are taken from the caller's data without a copy. Loop only, one task at a time.
 """
 
-from functools import partial
-
 import trio
 
-from dfsfs.base.errors import Invalid
+from dfsfs.base.errors import DfsError, Invalid
 from dfsfs.base.limits import BLOCK_SHIFT_DEFAULT, INLINE_BYTES_MAX, TREE_FANOUT, WRITER_BYTES_MAX
 from dfsfs.base.types import EMPTY_CONTENT, Buffer, ContentRef
 from dfsfs.blocks import Upload
@@ -96,17 +94,23 @@ class ContentWriter:
         """Store leaves concurrently; all are whole, but for the last one of all."""
         count = -(-len(data) // self._leaf_bytes)
         leaves: list[Leaf | None] = [None] * count
+        failures: list[DfsError] = []
 
         async def put(place: int) -> None:
             start = place * self._leaf_bytes
-            leaves[place] = await put_leaf(self._upload, data[start : start + self._leaf_bytes])
+            try:
+                leaves[place] = await put_leaf(self._upload, data[start : start + self._leaf_bytes])
+            except DfsError as error:
+                failures.append(error)
 
         if count == 1:
             await put(0)
         else:
             async with trio.open_nursery() as nursery:
                 for place in range(count):
-                    nursery.start_soon(partial(put, place))
+                    nursery.start_soon(put, place)
+        if failures:
+            raise failures[0]
         for leaf in leaves:
             self._open[0].append(leaf)
             await self._fold_full(0)

@@ -46,3 +46,11 @@ async def test_what_is_left_of_a_full_disk_is_for_removals(sim: Simulation) -> N
         await a.node.put("new", stream(b"2"))
     await a.node.remove("old")
     assert a.names() == []
+
+
+async def test_a_store_that_is_full_is_that_error_and_no_other(sim: Simulation) -> None:
+    """Blocks of a stream are stored several at a time; who put it catches what is documented."""
+    (a,) = await sim.start_nodes(1, capacity_bytes=64 * MIB)
+    with pytest.raises(Full):
+        await a.node.put("large", stream(some_bytes(80 * MIB)))
+    assert a.names() == []
