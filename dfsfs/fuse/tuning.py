@@ -1,20 +1,24 @@
 """Raise what the kernel allows a mount by default, where root may: read-ahead and requests.
 
 With 128 KiB of read-ahead a file that has to be fetched arrives at a tenth of the speed it does
-with 4 MiB, and at most 12 background requests at a time are on their way. All of it is best effort:
-without root the mount is slower, not wrong. Blocks: a thread calls it.
+with 4 MiB, and at most 12 background requests at a time are on their way. For speed 64 are enough;
+but each reader of what no node in reach has keeps some for as long as it waits, and when all are
+taken nobody else reads through the page cache either. All of it is best effort: without root the
+mount is slower, and a dozen such readers hold up the others. Blocks: a thread calls it.
 """
 
 import logging
 from pathlib import Path
 
+from dfsfs.base.limits import HANDLERS_MAX
 from dfsfs.fuse.mounts import mounts_at
 
 log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB = 4096
-BACKGROUND_REQUESTS = 64
+BACKGROUND_REQUESTS = 512
 _CONGESTED = BACKGROUND_REQUESTS * 3 // 4  # the proportion of the kernel's own defaults
+assert BACKGROUND_REQUESTS < HANDLERS_MAX  # so that calls find a handler, whatever is read ahead
 
 
 def tune(mountpoint: Path, connection: Path | None) -> None:
