@@ -106,9 +106,10 @@ class Cluster:
             namespace, self.publication, self.leases, rejoining, applied=applied, drafts=self.drafts
         )
         horizon = Horizon(world, gc_database, members, endpoint, horizon_s=settings.horizon_s)
-        self.purger = Purger(world, namespace, endpoint, horizon, rejoining, sync_local=sync_local)
+        is_level = self.exchange.is_level
+        self.purger = Purger(world, namespace, endpoint, horizon, rejoining, sync_local, is_level)
         self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
-        parts = assemble_storage(
+        self.replicator, self.cache, self.fetcher, self.storage = assemble_storage(
             world,
             store,
             pins,
@@ -118,7 +119,6 @@ class Cluster:
             settings,
             is_unreferenced=self._is_unreferenced,
         )
-        self.replicator, self.cache, self.fetcher, self.storage = parts
         self.membership = Membership(
             world,
             members,

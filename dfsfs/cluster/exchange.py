@@ -4,10 +4,13 @@ Each side of a session opens one stream, `rows.feed`, and sends on it; the other
 acknowledges. So the two directions are independent, and everything on one stream is ordered.
 
     receiver -> sender   have    {origin: position}    first message: everything it holds, and its
-                                 floor: what the sender must hold before it may send rows
+                                 floor: what the sender must hold before it may send rows; maybe
+                                 between which positions rows may be missing and are to be sent
+                                 again, unless the sender holds some others (`namespace.gaps`)
     sender -> receiver   rows    batches of whole transactions, each naming the position it follows;
                                  maybe a number: "flush, when you have applied them", and marks of
-                                 drafts that begin before them or end behind them
+                                 drafts that begin before them or end behind them; maybe positions:
+                                 "rows that I left out have been replaced by what I hold up to here"
     sender -> receiver   stable  which of its own rows the sender has flushed, with their blocks
     sender -> receiver   left    about how many rows you lack, now and then while that is so
     sender -> receiver   ready   "you have acknowledged all I held when you told me what you have"
@@ -59,6 +62,7 @@ from dfsfs.cluster.rows_messages import (
     origin_of,
     send_batches,
     wire_positions,
+    wire_refill,
 )
 from dfsfs.cluster.sender import Sender
 from dfsfs.crdt import dominates
@@ -139,7 +143,8 @@ class Exchange:
                         worked_s = trio.current_time() - began_s
                         flush, marks = sender.next_flush(), sender.next_marks()
                         if batches or flush or marks:
-                            sent = await send_batches(stream, batches, flush, marks)
+                            reach = sender.reach
+                            sent = await send_batches(stream, batches, flush, marks, reach)
                             self.rows_bytes_sent += sent
                         messages, asks = sender.next_lease_messages(), sender.next_asks()
                         if messages:
@@ -208,9 +213,12 @@ class Exchange:
                 self._sessions[node].close("rows are exchanged anew, after a snapshot")
 
     def _report(self) -> list[object]:
-        """What is held here, and the floor."""
+        """What is held here, and the floor; and what of it may have to be sent again."""
         space = self._namespace
-        return ["have", wire_positions(space.have()), wire_positions(space.floor)]
+        report: list[object] = ["have", wire_positions(space.have()), wire_positions(space.floor)]
+        if space.gaps.refilling:
+            report += wire_refill(space.gaps.refill())
+        return report
 
     def flushed(self, position: int) -> None:
         """Own rows up to `position`, and all blocks put before them, are on stable storage here."""
@@ -307,6 +315,7 @@ class Exchange:
             if kind == "have":
                 sender.floor = checked_floor(message.body) or sender.floor
                 sender.plan_relay()
+                sender.refill(message.body)
             if not sender.ready:
                 sender.wake()
             if kind == "ack" and len(message.body) > 2:
@@ -340,7 +349,7 @@ class Exchange:
                     message = await stream.receive()
                     if self._receiving.get(node) is not stream:
                         return  # a newer session has taken over
-                    kind, batches, flush, marks = checked_rows(message.body, message.payload)
+                    kind, batches, flush, marks, reach = checked_rows(message.body, message.payload)
                     if kind == "ask":
                         for inode in marks:
                             self._drafts.asked(node, InodeId(inode))
@@ -364,6 +373,8 @@ class Exchange:
                         self._level_changed.set()
                         self._level_changed = trio.Event()
                     else:
+                        if reach:
+                            self._namespace.gaps.note(node, reach)
                         known = self._begun(node, marks) if marks else []
                         whole = not batches or await self._apply(node, stream, batches, known)
                         if marks and whole:
@@ -376,6 +387,7 @@ class Exchange:
                 self._left.pop(node, None)
                 self._ready_from.discard(node)
                 self._level_from.discard(node)
+                self._namespace.gaps.lost(node)
 
     def _begun(self, node: NodeId, marks: Sequence[int]) -> list[InodeId]:
         """Note drafts that a peer begins; those that cannot be any, being known here already."""

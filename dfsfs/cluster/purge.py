@@ -139,16 +139,22 @@ class Purger:
         endpoint: Endpoint,
         horizon: Horizon,
         rejoining: Rejoining,
-        *,
         sync_local: Callable[[], Awaitable[None]],
+        is_level: Callable[[NodeId], bool],
     ) -> None:
-        """`sync_local` flushes this node's blocks and rows. Answers on `endpoint`."""
+        """Answers on `endpoint`.
+
+        `sync_local` flushes this node's blocks and rows. `is_level` tells of a peer whether all it
+        held when it connected was applied here.
+        """
         self._world = world
         self._namespace = namespace
         self._endpoint = endpoint
         self._horizon = horizon
         self._rejoining = rejoining
         self._sync_local = sync_local
+        self._is_level = is_level
+        self._out_of_reach: dict[Origin, int] = {}  # of the gaps, when last looked at
         self._period_s = min(PURGE_PERIOD_S, max(PURGE_PERIOD_MIN_S, horizon.horizon_s / 100))
         self._poll_s = min(PURGE_POLL_MAX_S, self._period_s / 4)
         self._rounds = Rounds()
@@ -169,7 +175,7 @@ class Purger:
         cut = checked_positions(body[0])
         if not dominates(self._namespace.floor, cut):
             self._asked_for = cut
-        have, floor = self._namespace.have(), self._namespace.floor
+        have, floor = self._namespace.gaps.sure(), self._namespace.floor
         counted = sorted(self._horizon.counted())
         times = [int(self._horizon.clock_s), int(self._horizon.horizon_s)]
         await self._sync_local()
@@ -184,6 +190,9 @@ class Purger:
         if self._rejoining.under_way or not space.is_whole:
             self.status.doing = "waiting: this node is catching up"
             return self._poll_s
+        if space.gaps.possible:
+            self._wait_for_gaps(counted)
+            return self._poll_s
         if self._rounds.rising is None and self._is_due():
             await self._begin()
         if self._rounds.rising is None and self._rounds.waiting is None:
@@ -197,6 +206,15 @@ class Purger:
             await self._rise(judgement)
         self._show()
         return self._poll_s
+
+    def _wait_for_gaps(self, counted: Collection[NodeId]) -> None:
+        """What everybody has who counts is here, and it changes nothing: nobody has the rest."""
+        self.status.doing = "waiting for rows whose giver went away"
+        reach = self._namespace.gaps.reach
+        if reach == self._out_of_reach and all(map(self._is_level, counted)):
+            log.info("rows may be missing that nobody has who counts: going on without")
+            self._namespace.gaps.end()
+        self._out_of_reach = reach
 
     def _is_due(self) -> bool:
         if not dominates(self._namespace.floor, self._asked_for):

@@ -1,9 +1,11 @@
 """Below a peer's floor: a snapshot of all its rows, in calls, instead of its feed.
 
-    rows.snapshot [cursor or nil]  ->  [have, floor, version, next] + rows    Unavailable: later
+    rows.snapshot [cursor or nil]  ->  [sure, floor, version, next, have] + rows
+                                                                            Unavailable: later
 
-`have` and `floor` are those of the answering node; `version` changes when it forgets something, and
-then what was read is worth nothing. The rows are a page of `Namespace.snapshot_for_peer`.
+`have` and `floor` are those of the answering node, `sure` is up to where it lacks nothing for
+certain; `version` changes when it forgets something, and then what was read is worth nothing. The
+rows are a page of `Namespace.snapshot_for_peer`.
 
 One snapshot at a time. Nothing is applied before the last page is here, so a peer that goes away
 costs only what was read. Concurrency: loop only; applying leaves the loop to others between steps.
@@ -11,7 +13,7 @@ costs only what was read. Concurrency: loop only; applying leaves the loop to ot
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -27,6 +29,16 @@ log = logging.getLogger(__name__)
 
 METHOD_SNAPSHOT = "rows.snapshot"
 Applied = Callable[[Sequence[Change]], Awaitable[None]]
+
+
+class Page(NamedTuple):
+    """What is told with a page of a snapshot."""
+
+    sure: dict[Origin, int]
+    floor: dict[Origin, int]
+    version: int
+    next: bytes | None
+    have: dict[Origin, int]
 
 
 class Rejoining:
@@ -46,7 +58,13 @@ class Rejoining:
             raise RemoteProtocolError("malformed request for a snapshot")
         space = self._namespace
         page = space.snapshot_for_peer(cursor, bytes_max=ROWS_SLICE_BYTES)
-        body = [wire_positions(space.have()), wire_positions(space.floor), space.version, page.next]
+        body = [
+            wire_positions(space.gaps.sure()),
+            wire_positions(space.floor),
+            space.version,
+            page.next,
+            wire_positions(space.have()),
+        ]
         return Reply(body, page.rows)
 
     @property
@@ -77,9 +95,9 @@ class Rejoining:
         cursor: bytes | None = None
         while True:
             reply = await session.call(METHOD_SNAPSHOT, [cursor], deadline_s=CALL_TIMEOUT_S)
-            have, floor, new_version, cursor = checked_page(reply.body)
+            sure, floor, new_version, cursor, have = checked_page(reply.body)
             if rejoin is None:
-                rejoin = self._namespace.begin_rejoin(have)
+                rejoin = self._namespace.begin_rejoin(sure)
             elif new_version != version:
                 raise Unavailable(f"{name} has forgotten more meanwhile")
             version = new_version
@@ -100,7 +118,7 @@ class Rejoining:
         log.info("a snapshot of %s has been taken", name)
 
 
-def checked_page(body: Any) -> tuple[dict[Origin, int], dict[Origin, int], int, bytes | None]:
+def checked_page(body: Any) -> Page:
     """The body of an answer.
 
     Raises:
@@ -111,4 +129,6 @@ def checked_page(body: Any) -> tuple[dict[Origin, int], dict[Origin, int], int, 
     cursor = body[3]
     if cursor is not None and not isinstance(cursor, bytes):
         raise RemoteProtocolError("malformed page of a snapshot")
-    return checked_positions(body[0]), checked_positions(body[1]), body[2], cursor
+    sure = checked_positions(body[0])
+    have = checked_positions(body[4]) if len(body) > 4 else sure
+    return Page(sure, checked_positions(body[1]), body[2], cursor, have)

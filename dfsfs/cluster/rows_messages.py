@@ -3,31 +3,43 @@
 What each means: `dfsfs/cluster/exchange.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dfsfs.base.errors import RemoteProtocolError
 from dfsfs.base.types import ORIGIN_MAX, Origin
-from dfsfs.namespace import Batch
+from dfsfs.namespace import Batch, Refill
 from dfsfs.net import MessageStream, Session
+
+NOTHING: Mapping[Origin, int] = MappingProxyType({})
 
 
 async def send_batches(
-    stream: MessageStream, batches: list[Batch], flush: int = 0, marks: Sequence[int] = ()
+    stream: MessageStream,
+    batches: list[Batch],
+    flush: int = 0,
+    marks: Sequence[int] = (),
+    reach: Mapping[Origin, int] = NOTHING,
 ) -> int:
-    """Send whole batches, with marks of drafts, and ask for a flush behind them; bytes of rows."""
+    """Send whole batches, with marks of drafts, and ask for a flush behind them; bytes of rows.
+
+    `reach`: what the batches rest on, and the peer was not told yet.
+    """
     heads = [[batch.origin, batch.after, batch.upto, len(batch.rows)] for batch in batches]
     payload = batches[0].rows if len(batches) == 1 else b"".join(batch.rows for batch in batches)
     body: list[Any] = ["rows", heads]
-    if flush or marks:
+    if flush or marks or reach:
         body.append(flush)
-    if marks:
+    if marks or reach:
         body.append(list(marks))
+    if reach:
+        body.append(wire_positions(reach))
     await stream.send(body, payload)
     return len(payload)
 
 
-def wire_positions(positions: dict[Origin, int]) -> dict[int, int]:
+def wire_positions(positions: Mapping[Origin, int]) -> dict[int, int]:
     """Positions as the codec writes them."""
     return {int(origin): position for origin, position in positions.items()}
 
@@ -44,6 +56,21 @@ def checked_floor(body: Any) -> dict[Origin, int] | None:
     if body[0] != "have" or len(body) < 3:
         return None
     return checked_positions(body[2])
+
+
+def wire_refill(refill: Refill) -> list[dict[int, int]]:
+    """The end of a `have` of who may lack rows."""
+    after = {int(origin): one for origin, (one, _) in refill.ranges.items()}
+    until = {int(origin): other for origin, (_, other) in refill.ranges.items()}
+    return [after, until, wire_positions(refill.reach)]
+
+
+def checked_refill(body: Any) -> Refill | None:
+    """What a `have` asks to be sent again; None: nothing."""
+    if body[0] != "have" or len(body) < 6:
+        return None
+    after, until, reach = map(checked_positions, body[3:6])
+    return Refill({one: (after.get(one, 0), until[one]) for one in until}, reach)
 
 
 def checked_positions(value: Any) -> dict[Origin, int]:
@@ -72,6 +99,7 @@ class RowsMessage(NamedTuple):
     batches: list[Batch]
     flush: int = 0
     marks: Sequence[int] = ()
+    reach: Mapping[Origin, int] = NOTHING
 
 
 def checked_marks(value: Any) -> list[int]:
@@ -134,6 +162,7 @@ def checked_rows(body: Any, payload: bytes | bytearray | memoryview) -> RowsMess
         batches,
         body[2] if len(body) > 2 else 0,
         checked_marks(body[3]) if len(body) > 3 else (),
+        checked_positions(body[4]) if len(body) > 4 else NOTHING,
     )
 
 

@@ -10,6 +10,7 @@ because the database has it.
 
 import math
 from collections import deque
+from typing import Any
 
 import trio
 
@@ -23,7 +24,8 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import InodeId, Origin
 from dfsfs.cluster.lease import Grant, Request
-from dfsfs.cluster.rows_messages import checked_floor, checked_report
+from dfsfs.cluster.rows_messages import checked_floor, checked_refill, checked_report
+from dfsfs.crdt import dominates
 from dfsfs.namespace import Batch, Namespace
 from dfsfs.net import MessageStream
 
@@ -50,6 +52,10 @@ class Sender:
         self._behind: dict[Origin, int] = {}  # third origins the last full report showed behind
         self._relayed: set[Origin] = set()  # those of them we send
         self._loose: dict[Origin, int] = {}  # third origins to send before our next commit
+        self._told: dict[Origin, int] = {}  # what the peer knows that our rows rest on
+        self._refilled: dict[Origin, tuple[int, int]] = {}  # what was sent again
+        self._again: dict[Origin, tuple[int, int]] = {}  # of that, what is still to be sent
+        self.reach: dict[Origin, int] = {}  # to be told with the batches given out last
         self._queue: deque[Batch] = deque()
         self._queue_bytes = 0
         self._flush_asked = self._flush_sent = self._flush_ended = 0
@@ -64,10 +70,35 @@ class Sender:
         self.floor = checked_floor(message.body) or {}
         self.held = dict(positions)
         self._sent = dict(positions)
+        self.refill(message.body)
 
     def restart(self) -> None:
         """What the peer holds has come another way: send from there."""
         self._sent = dict(self.held)
+
+    def refill(self, report: Any) -> None:
+        """Send again, once, what the peer reports that it may lack below what it holds.
+
+        Unless it will hold all that rests on when it holds what is here (`namespace.gaps`).
+        """
+        refill = checked_refill(report)
+        if refill is None:
+            self._refilled = {}
+        elif refill.ranges != self._refilled:
+            self._refilled = dict(refill.ranges)
+            if not dominates(self._namespace.have(), refill.reach):
+                self._again = dict(refill.ranges)
+                self.hurry()
+
+    def _next_again(self) -> list[Batch]:
+        for origin, (after, until) in sorted(self._again.items(), key=lambda one: one[1]):
+            if after < until:
+                batch = self._namespace.feed(origin, after, bytes_max=ROWS_SLICE_BYTES)
+                if batch is not None:
+                    self._again[origin] = (batch.upto, until)
+                    return [batch]
+            del self._again[origin]
+        return []
 
     @property
     def level_with_all(self) -> bool:
@@ -180,15 +211,17 @@ class Sender:
             if origin not in (self.own, self.peer_origin):
                 self._loose[origin] = max(position, self._loose.get(origin, 0))
 
-    def _next_loose(self) -> Batch | None:
+    def _next_loose(self) -> list[Batch]:
+        if not self._loose or self._sent.get(self.own, 0) >= self._namespace.position:
+            return []
         for origin, position in sorted(self._loose.items()):
             sent = max(self._sent.get(origin, 0), self.held.get(origin, 0))
             if sent < position:
                 batch = self._namespace.feed(origin, sent, bytes_max=ROWS_SLICE_BYTES)
                 if batch is not None:
-                    return batch
+                    return [batch]
             del self._loose[origin]
-        return None
+        return []
 
     def rewind(self, positions: dict[Origin, int]) -> None:
         """The peer misses something we believed it has, and has not flushed then."""
@@ -200,12 +233,23 @@ class Sender:
         self.hurry()
 
     def next_batches(self) -> list[Batch]:
-        """What to send now: queued commits if they follow, else the database; [] if level."""
+        """What to send now: queued commits if they follow, else the database; [] if level.
+
+        With those from the database goes `reach`: rows that were replaced are left out of them.
+        """
+        read = self._next_loose()
+        queued = [] if read else self._from_queue()
+        batches = queued or read or self._next_again() or self._from_database()
+        self.reach = self._untold() if batches and not queued else {}
+        for batch in batches:
+            self._sent[batch.origin] = max(batch.upto, self._sent.get(batch.origin, 0))
+        self.sent_since = self.sent_since or bool(batches)
+        return batches
+
+    def _from_queue(self) -> list[Batch]:
         sent = self._sent.get(self.own, 0)
         batches: list[Batch] = []
-        if self._loose and sent < self._namespace.position and (batch := self._next_loose()):
-            batches.append(batch)
-        while self._queue and not batches:
+        while self._queue:
             batch = self._queue.popleft()
             self._queue_bytes -= len(batch.rows)
             if batch.upto <= sent:
@@ -215,12 +259,16 @@ class Sender:
                 break
             batches.append(batch)
             sent = batch.upto
-        if not batches:
-            batches = self._from_database()
-        for batch in batches:
-            self._sent[batch.origin] = batch.upto
-        self.sent_since = self.sent_since or bool(batches)
         return batches
+
+    def _untold(self) -> dict[Origin, int]:
+        untold = {
+            origin: position
+            for origin, position in self._namespace.gaps.told().items()
+            if position > max(self._told.get(origin, 0), self.held.get(origin, 0))
+        }
+        self._told.update(untold)
+        return untold
 
     def count_left(self) -> int | None:
         """About how many rows the peer lacks; None if they were counted a moment ago."""

@@ -3,6 +3,7 @@
 from dfsfs.namespace.check import check_snapshot
 from dfsfs.namespace.conflicts import CONFLICT_MARK
 from dfsfs.namespace.fallbacks import Fallback
+from dfsfs.namespace.gaps import Refill
 from dfsfs.namespace.namespace import Namespace
 from dfsfs.namespace.purge import Judgement
 from dfsfs.namespace.rejoin import Rejoin
@@ -34,6 +35,7 @@ __all__ = [
     "Inode",
     "Judgement",
     "Namespace",
+    "Refill",
     "Rejoin",
     "Removed",
     "SnapshotPage",

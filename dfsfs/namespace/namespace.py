@@ -5,8 +5,8 @@ and snapshots in `feed`, the rules of the view in `liveness` and `slots`. It doe
 knows no bytes of files but inline ones, and checks no permissions.
 
 Invariants: derived columns agree with the rows after every commit (`check`); for each origin all
-rows up to its have-vector are here or were overwritten; applying twice changes nothing; the order
-in which batches of different origins arrive does not matter.
+rows up to its have-vector are here or were overwritten, but for `gaps`; applying twice changes
+nothing; the order in which batches of different origins arrive does not matter.
 Sync: no method awaits, each is one SQLite transaction at most, hence atomic towards other tasks.
 Subscribers are called after the commit, in order; they must not call verbs.
 Durable: against the end of the process when a method returns, against power loss after
@@ -26,6 +26,7 @@ from dfsfs.namespace.again import Again
 from dfsfs.namespace.edits import Edits
 from dfsfs.namespace.fallbacks import Fallbacks
 from dfsfs.namespace.feed import count_rows, decode_batch, decode_page, read_batch, read_page
+from dfsfs.namespace.gaps import Gaps
 from dfsfs.namespace.local import LocalState, change_of
 from dfsfs.namespace.purge import Judgement, Purge, judge
 from dfsfs.namespace.quick import Quick
@@ -89,6 +90,7 @@ class Namespace:
         self._purge = Purge(database, self._reader)
         database.execute(REJOIN_SCHEMA)
         self._again = Again(database, self._reader, self._local, self._irregular)
+        self.gaps = Gaps(database, clock, self.have, own=origin)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -370,21 +372,22 @@ class Namespace:
         with self._local.undoing(), self._database.transaction():
             joined: builtins.list[Row] = []
             for batch, rows in decoded:
-                have = self.held(batch.origin)
-                if batch.origin == self.origin or batch.after > have or batch.upto <= have:
+                have = known = self.held(batch.origin)
+                if self.gaps.refilling:
+                    known = self.gaps.known(batch.origin, have)
+                if batch.origin == self.origin or batch.after > have or batch.upto <= known:
                     continue
                 # What is held already may have been forgotten here: it must not come back.
-                joined += [row for row in rows if row.stamp.time > have]
+                joined += [row for row in rows if row.stamp.time > known]
                 newest = max(newest, Stamp(batch.upto, batch.origin))
-                self._database.execute(
-                    "INSERT OR REPLACE INTO have VALUES(?,?)", (batch.origin, batch.upto)
-                )
+                position = (batch.origin, max(have, batch.upto))
+                self._database.execute("INSERT OR REPLACE INTO have VALUES(?,?)", position)
             if not newest.time:
                 return []
-            self._clock.observe(max(row.stamp.time for row in joined) if joined else 0)
             self._clock.observe(newest.time)
             join_rows(work, joined)
             self._local.save()
+        self.gaps.settle()
         change = change_of(work, self._reader, newest, local=False)
         self._local.publish(change)
         if self._purge.dying_possible:
@@ -433,7 +436,7 @@ class Namespace:
         self._clock.observe(newest)
         self._local.update(self._working_set(), lambda work: join_rows(work, rows))
 
-    def finish_load(self, have: Mapping[Origin, int]) -> builtins.list[Change]:
+    def finish_load(self, have: Mapping[Origin, int]) -> None:
         """All pages are loaded: this replica holds what the peer had before the first."""
         with self._local.undoing(), self._database.transaction():
             for origin, time in sorted(have.items()):
@@ -443,7 +446,7 @@ class Namespace:
                     self._database.execute(
                         "INSERT OR REPLACE INTO have VALUES(?,?)", (origin, time)
                     )
-        return []
+        self.gaps.hold(have)
 
     # -- forgetting ---------------------------------------------------------------------------
 
@@ -517,7 +520,7 @@ class Namespace:
             self._purge,
             self._again,
             self._working_set,
-            self.have,
+            self.gaps.sure,
             have=have,
         )
 

@@ -22,18 +22,21 @@ from dfsfs.cluster.rows_messages import (
     RowsMessage,
     checked_floor,
     checked_flush,
+    checked_refill,
     checked_report,
     checked_rows,
     send_batches,
     wire_positions,
+    wire_refill,
 )
-from dfsfs.namespace import Batch
+from dfsfs.namespace import Batch, Refill
 from dfsfs.net import MessageStream, Reply, Session
 
 VECTORS = Path(__file__).with_name("messages.txt")
 DIGEST = digest_of(DigestKind.BLAKE3, b"block")
 OTHER = digest_of(DigestKind.SHA1, b"other")
 PEER = NodeId(b"p" * 32)
+REFILL = Refill({Origin(7): (10, 12)}, {Origin(8): 5})
 
 
 class Recorder:
@@ -62,6 +65,7 @@ async def make() -> dict[str, bytes]:
     asking = Recorder()
     await send_batches(cast("MessageStream", asking), batches[:1], 3)
     await send_batches(cast("MessageStream", asking), [], marks=[1 << 41, -(1 << 42)])
+    await send_batches(cast("MessageStream", asking), batches[:1], reach={Origin(8): 5})
     assert await offer(cast("Session", recorder), [DIGEST, OTHER]) == [OTHER]
     member = Member(
         node=PEER,
@@ -82,7 +86,7 @@ async def make() -> dict[str, bytes]:
         f"{METHOD_HELD}": [wire_positions({Origin(7): 12})],
         f"{METHOD_HELD} answer": [{7: 12}, {7: 10}, [PEER], 90, 86_400],
         f"{METHOD_SNAPSHOT}": [None],
-        f"{METHOD_SNAPSHOT} answer": [{7: 12}, {7: 10}, 3, b"next"],
+        f"{METHOD_SNAPSHOT} answer": [{7: 12}, {7: 10}, 3, b"next", {7: 13}],
         f"{METHOD_ROWS} ready": ["ready"],
         f"{METHOD_ROWS} level": ["level"],
         f"{METHOD_ROWS} stable": ["stable", 3, 12],
@@ -94,9 +98,10 @@ async def make() -> dict[str, bytes]:
         f"{METHOD_ROWS} ack of no draft": ["ack", wire_positions({Origin(7): 12}), [1 << 41]],
         f"{METHOD_ROWS} flushed": ["flushed", 3],
         f"{METHOD_ROWS} failed": ["failed", 3],
+        f"{METHOD_ROWS} have and gaps": ["have", {7: 12}, {}, *wire_refill(REFILL)],
     }
     vectors = {name: encode(body) for name, body in bodies.items()}
-    for name, (_, body, payload) in zip(("flush", "marks"), asking.sent, strict=True):
+    for name, (_, body, payload) in zip(("flush", "marks", "reach"), asking.sent, strict=True):
         vectors[f"{METHOD_ROWS} rows and {name}"] = encode(body) + payload
     for method, body, payload in recorder.sent:
         vectors[f"{method} {body[0]}" if method == METHOD_ROWS else method] = encode(body) + payload
@@ -125,16 +130,20 @@ def test_what_older_nodes_sent_is_understood() -> None:
     for body, rest in (
         (["rows", [[7, 10, 12, 4]]], (0, ())),
         (["rows", [[7, 10, 12, 4]], 3], (3, ())),
-        (["rows", [[7, 10, 12, 4]], 0, [5, -6], "a field of later"], (0, [5, -6])),
+        (["rows", [[7, 10, 12, 4]], 0, [5, -6]], (0, [5, -6])),
+        (["rows", [[7, 10, 12, 4]], 0, [], {8: 5}, "a field of later"], (0, [], {8: 5})),
     ):
         assert checked_rows(body, b"rows") == RowsMessage("rows", batches, *rest)
     assert checked_flush(["flushed", 3, "a field of later"]) == (3, True)
     assert checked_flush(["failed", 3]) == (3, False)
     assert checked_floor(["have", {7: 12}]) is None
     assert checked_floor(["have", {7: 12}, {7: 10}]) == {7: 10}
+    assert checked_refill(["have", {7: 12}, {7: 10}]) is None
+    assert checked_refill(["have", {7: 12}, {}, {7: 10}, {7: 12}, {8: 5}, "later"]) == REFILL
     answer = checked_answer([{7: 12}, {7: 10}, [PEER], 90, 86_400, "a field of later"])
     assert answer == Answer({Origin(7): 12}, {Origin(7): 10}, frozenset([PEER]), 90, 86_400)
-    assert checked_page([{7: 12}, {}, 3, b"next", "more"]) == ({7: 12}, {}, 3, b"next")
+    assert checked_page([{7: 12}, {}, 3, b"next"]) == ({7: 12}, {}, 3, b"next", {7: 12})
+    assert checked_page([{7: 12}, {}, 3, None, {7: 13}, "more"])[3:] == (None, {7: 13})
     wire = decode(read()["members.gossip member"], size_max=1 << 16)
     assert Member.from_wire([*wire, "a field of later"]).to_wire() == wire
 

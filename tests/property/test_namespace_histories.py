@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dfsfs.base.errors import DfsError
-from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId, Origin
-from dfsfs.crdt import HybridClock
+from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId, NodeId, Origin
+from dfsfs.crdt import HybridClock, dominates
 from dfsfs.namespace import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -42,6 +42,11 @@ VERBS = [
     "create", "mkdir", "write", "unlink", "rmdir", "rename", "link", "set_attributes", "symlink",
     "exchange", "set_xattr", "write_open",
 ]  # fmt: skip
+
+
+def name_of(replica: "Replica") -> NodeId:
+    """What the others know it by, whatever the incarnation."""
+    return NodeId(b"%d" % replica.number)
 
 
 def node_name(origin: Origin) -> str:
@@ -341,14 +346,21 @@ class History:
         """Some batches, of some origins, in some order, some twice."""
         if to is source:
             return
+        gaps = to.namespace.gaps
+        sent = to.namespace.have()
+        again: dict[Origin, tuple[int, int]] = {}
+        if gaps.refilling and not dominates(source.namespace.have(), gaps.refill().reach):
+            again = dict(gaps.refill().ranges)
         while True:
-            have = to.namespace.have()
             batches = []
             for origin in self.random.sample(
                 sorted(source.namespace.have()), len(source.namespace.have())
             ):
+                after, until = again.get(origin, (0, 0))
                 batch = source.namespace.feed(
-                    origin, have.get(origin, 0), bytes_max=self.random.choice([1, 300, 100_000])
+                    origin,
+                    after if after < until else sent.get(origin, 0),
+                    bytes_max=self.random.choice([1, 300, 100_000]),
                 )
                 if batch is not None:
                     batches.append(batch)
@@ -358,12 +370,18 @@ class History:
                 batches = batches[: self.random.randint(1, len(batches))]
                 batches += batches[: self.random.randint(0, 1)]
             before = to.tree()
+            gaps.note(name_of(source), source.namespace.gaps.told())
             to.namespace.apply(batches)
+            for batch in batches:
+                sent[batch.origin] = max(batch.upto, sent.get(batch.origin, 0))
+                again[batch.origin] = (batch.upto, again.get(batch.origin, (0, 0))[1])
             to.check_changes(before, to.check())
             if not everything and self.random.random() < 0.3:
+                gaps.lost(name_of(source))
                 return
 
     def converge(self) -> None:
+        self.agree(self.random.sample(self.replicas, self.random.randint(2, len(self.replicas))))
         for to in self.replicas * 2:
             for source in self.replicas:
                 self.exchange(to, source, everything=True)
@@ -374,6 +392,14 @@ class History:
         shown = {what[3] for what in trees[0].values()}
         assert not self.owed - shown, "lost"
         self.load_newcomer(trees[0])
+
+    def agree(self, some: list[Replica]) -> None:
+        """They agree on one tree without the others, who were perhaps giving them rows."""
+        for to in some * 2:
+            for source in some:
+                self.exchange(to, source, everything=True)
+        trees = [replica.check() for replica in some]
+        assert all(tree == trees[0] for tree in trees), "they differ while others are away"
 
     def load_newcomer(self, tree: Tree) -> None:
         """A replica made from a snapshot shows the same."""
