@@ -69,6 +69,7 @@ LOG_LOOK_TRANSACTIONS = 8  # between two looks at that
 WAL_BYTES_MAX = 64 * MIB  # a write-ahead log is truncated to this when it restarts
 CACHE_BLOCKS_MAX = 1 << 18  # of the cache part of a store; above, the oldest leave early
 PENDING_COPIES_MAX = 65_536  # (block, peer) pairs waiting to be copied; above, a scan finds them
+UNFLUSHED_BLOCKS_MAX = 4096  # that one peer took of us; at a quarter of it, it is asked to flush
 # Up to this size data is hashed on the loop: a thread costs more (55 us; BLAKE3 of 256 KiB 34 us).
 INLINE_HASH_BYTES_MAX = 256 * KIB
 BLOCKING_THREADS_MAX = 16

@@ -82,6 +82,7 @@ class Cluster:
             strict=settings.strict,
             waits_for_mounts=settings.waits_for_mounts,
             sync_local=sync_local,
+            place_again=lambda digests: self.replicator.place_again(digests),
         )
         self.leases = Leases(
             world,
@@ -108,7 +109,7 @@ class Cluster:
         horizon = Horizon(world, gc_database, members, endpoint, horizon_s=settings.horizon_s)
         self.purger = Purger(world, namespace, endpoint, horizon, rejoining, sync_local=sync_local)
         self._lost: dict[NodeId, Session] = {}  # the last session that ended with each node
-        parts = assemble_storage(
+        self.replicator, self.cache, self.fetcher, self.storage = assemble_storage(
             world,
             store,
             pins,
@@ -118,7 +119,6 @@ class Cluster:
             settings,
             is_unreferenced=self._is_unreferenced,
         )
-        self.replicator, self.cache, self.fetcher, self.storage = parts
         self.membership = Membership(
             world,
             members,
@@ -310,6 +310,7 @@ class Cluster:
             "upload_bytes": [uploads.in_use, uploads.bytes_max],
             **self.fetcher.bounded(),
             "pending_copies": [self.replicator.pending, PENDING_COPIES_MAX],
+            **self.publication.bounded(),
             **self.cache.bounded(),
             **self.leases.bounded(),
             **self.drafts.bounded(),
