@@ -326,7 +326,8 @@ class Exchange:
 
     async def receive(self, session: Session, stream: MessageStream) -> None:
         """Handler of `rows.feed`: apply what one peer sends until the session ends."""
-        node = session.peer.node
+        node, theirs = session.peer.node, origin_of(session)
+        sent = 0  # of the peer's own rows, whether they could be applied or not
         self._receiving[node] = stream
         self._ready_from.discard(node)
         self._level_from.discard(node)
@@ -345,7 +346,7 @@ class Exchange:
                         for inode in marks:
                             self._drafts.asked(node, InodeId(inode))
                     elif kind == "stable":
-                        self._namespace.fallbacks.flushed(origin_of(session), *message.body[1:3])
+                        self._namespace.fallbacks.flushed(theirs, *message.body[1:3])
                     elif kind == "lease":
                         self._leases.received(node, message.body[1])
                     elif kind == "left":
@@ -365,7 +366,9 @@ class Exchange:
                         self._level_changed = trio.Event()
                     else:
                         known = self._begun(node, marks) if marks else []
+                        sent = max([sent, *(b.upto for b in batches if b.origin == theirs)])
                         whole = not batches or await self._apply(node, stream, batches, known)
+                        whole = whole and self._namespace.held(theirs) >= sent
                         if marks and whole:
                             self._drafts.ended([InodeId(-mark) for mark in marks if mark < 0])
                         if flush and whole:
