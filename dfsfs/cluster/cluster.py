@@ -101,7 +101,7 @@ class Cluster:
             mounts=mounts,
         )
         members.watch(self._member_changed)
-        rejoining = Rejoining(namespace, endpoint, applied=applied)
+        rejoining = self.rejoining = Rejoining(namespace, endpoint, applied=applied)
         self.drafts = Drafts()
         self.exchange = Exchange(
             namespace, self.publication, self.leases, rejoining, applied=applied, drafts=self.drafts
@@ -158,6 +158,7 @@ class Cluster:
             await nursery.start(self.leases.run)
             self.membership.announce()
             nursery.start_soon(self.membership.run)
+            nursery.start_soon(self.rejoining.run)
             for worker in (self.cache, *self.upkeep.workers, self.purger):
                 nursery.start_soon(run_worker, worker)
             task_status.started()

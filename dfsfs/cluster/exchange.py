@@ -103,6 +103,7 @@ class Exchange:
         self._level_changed = trio.Event()
         self._progress = trio.Event()
         namespace.subscribe(self._committed)
+        rejoining.watch(self._part_from_those_below)
         self.heard: set[NodeId] = set()  # peers that have said what they hold
         self.used_origins: set[Origin] = set()  # not empty: this node's state went back in time
         # Own rows after the first position up to the second are on stable storage here, with their
@@ -181,7 +182,6 @@ class Exchange:
                 await self._rejoining.rejoin(session, sender.floor)
                 if stream := self._receiving.get(node):
                     await stream.send(self._report())
-                self._part_from_those_below()
             elif lacks_tail and not self._is_more_known(have):
                 self._namespace.go_on_without()  # who had the rest is not there
             elif peer_below or not whole:

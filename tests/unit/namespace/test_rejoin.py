@@ -15,10 +15,12 @@ def test_what_is_written_while_a_snapshot_is_taken_is_not_forgotten(
         files = [here.file(name, data=b"old") for name in (b"1", b"2", b"3")]
         have = here.fs.have()  # all of this the peer has held, and forgotten
         here.write(files[1], b"news")
-        rejoin = here.fs.begin_rejoin(have)
+        rejoin = here.fs.rejoin
+        rejoin.begin(have)
         rejoin.stage(peer.fs.snapshot(None, bytes_max=1 << 20))
+        rejoin.complete({}, have)
         expected = {b"2": b"news"}
-        for step, _ in enumerate(here.fs.finish_rejoin(rejoin, {}, have)):
+        for step, _ in enumerate(here.fs.finish_rejoin()):
             if step == at and (b"1", files[0]) in [(n, i) for n, i, _ in here.fs.names(ROOT_INODE)]:
                 here.write(files[0], b"edited")
                 expected[b"1"] = b"edited"
