@@ -312,6 +312,8 @@ class Cluster:
             **self.fetcher.bounded(),
             "pending_copies": [self.replicator.pending, PENDING_COPIES_MAX],
             **self.publication.bounded(),
+            **self.exchange.bounded(),
+            **self.rejoining.bounded(),
             **self.cache.bounded(),
             **self.leases.bounded(),
             **self.drafts.bounded(),

@@ -43,8 +43,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from dfsfs.base.errors import DfsError, NotFound, Stale
-from dfsfs.base.limits import JOINING_ROWS_MAX, ROWS_REPORT_S
+from dfsfs.base.errors import DfsError, NotFound, Refused, RemoteProtocolError, Stale
+from dfsfs.base.limits import JOINING_ROWS_MAX, ROWS_REPORT_S, SENDER_WAITING_MAX
 from dfsfs.base.types import InodeId, NodeId, Origin
 from dfsfs.cluster.drafts import Drafts
 from dfsfs.cluster.leases import Leases
@@ -64,6 +64,7 @@ from dfsfs.cluster.sender import Sender
 from dfsfs.crdt import dominates
 from dfsfs.namespace import Batch, Change, Namespace
 from dfsfs.net import MessageStream, Session
+from dfsfs.runtime import Bounds, failures_in
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class Exchange:
                     await self._publication.flush_local()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive_reports, session, sender)
+                    nursery.start_soon(self._watch, sender)
                     await self._meet_floors(session, sender)
                     nursery.start_soon(self._tell_stable, sender)
                     while True:
@@ -216,6 +218,16 @@ class Exchange:
         """Own rows up to `position`, and all blocks put before them, are on stable storage here."""
         self._stable = (self._stable[0], max(self._stable[1], position))
         self._namespace.fallbacks.flushed(self._namespace.origin, *self._stable)
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        most = max((sender.waiting_count for sender in self._senders.values()), default=0)
+        return {"messages_behind_rows": [most, SENDER_WAITING_MAX]}
+
+    async def _watch(self, sender: Sender) -> None:
+        while True:
+            await trio.sleep(ROWS_REPORT_S)
+            sender.check_progress()
 
     async def _tell_stable(self, sender: Sender) -> None:
         """Now and then: a message for each flush would cost as much as the rows."""
@@ -325,7 +337,18 @@ class Exchange:
     # -- receiving ------------------------------------------------------------------------------
 
     async def receive(self, session: Session, stream: MessageStream) -> None:
-        """Handler of `rows.feed`: apply what one peer sends until the session ends."""
+        """Handler of `rows.feed`: apply what one peer sends until the session ends.
+
+        A peer that says what makes no sense loses its session: what follows cannot be believed, and
+        without its rows it must not be counted.
+        """
+        try:
+            await self._receive(session, stream)
+        except* (RemoteProtocolError, Refused) as errors:
+            session.close(f"its rows are refused: {failures_in(errors)[0]}")
+            raise
+
+    async def _receive(self, session: Session, stream: MessageStream) -> None:
         node, theirs = session.peer.node, origin_of(session)
         sent = 0  # of the peer's own rows, whether they could be applied or not
         self._receiving[node] = stream

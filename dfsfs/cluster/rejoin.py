@@ -17,12 +17,18 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import DfsError, Refused, RemoteProtocolError, Unavailable
-from dfsfs.base.limits import CALL_TIMEOUT_S, REJOIN_RETRY_S, ROWS_SLICE_BYTES
+from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
+    REJOIN_RETRY_S,
+    ROWS_SLICE_BYTES,
+    SNAPSHOT_BYTES_MAX,
+)
 from dfsfs.base.types import Origin
 from dfsfs.cluster.rows_messages import checked_positions, wire_positions
 from dfsfs.crdt import dominates
 from dfsfs.namespace import Change, Namespace, SnapshotPage
 from dfsfs.net import Endpoint, Reply, Request, Session
+from dfsfs.runtime import Bounds
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +63,10 @@ class Rejoining:
     def under_way(self) -> bool:
         """Whether a snapshot is being taken."""
         return self._lock.locked() or self._namespace.rejoin.is_complete
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {"snapshot_bytes": [self._namespace.rejoin.staged_bytes, SNAPSHOT_BYTES_MAX]}
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call back whenever a snapshot has been applied."""

@@ -20,7 +20,13 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from dfsfs.base.limits import PURGE_STEP_COUNT, ROWS_BATCH_COUNT_MAX
+from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.limits import (
+    PURGE_STEP_COUNT,
+    ROWS_BATCH_COUNT_MAX,
+    ROWS_SLICE_BYTES,
+    SNAPSHOT_BYTES_MAX,
+)
 from dfsfs.base.types import ROOT_INODE, InodeId, Origin, Stamp
 from dfsfs.crdt import covers, join
 from dfsfs.namespace.again import Again
@@ -74,7 +80,10 @@ class Rejoin:
         # What the peer held before the first page.
         self.have: dict[Origin, int] = dict(database.rows("SELECT origin, time FROM staged_have"))
         self.is_complete = bool(self.have)  # all pages are here, and not all are applied
-        self._pages: int = database.value("SELECT count(*) FROM staged_page")
+        self._pages, self.staged_bytes = database.rows(
+            "SELECT count(*), coalesce(sum(max(length(rows), ?)), 0) FROM staged_page",
+            (ROWS_SLICE_BYTES,),
+        )[0]
 
     # -- collecting ---------------------------------------------------------------------------
 
@@ -89,15 +98,20 @@ class Rejoin:
         with self._database.transaction():
             for table in ("staged_page", "staged_inode", "staged_have"):
                 self._database.execute(f"DELETE FROM {table}")
-        self.have, self._pages, self.is_complete = {}, 0, False
+        self.have, self._pages, self.staged_bytes, self.is_complete = {}, 0, 0, False
 
     def stage(self, page: SnapshotPage) -> None:
         """Keep a page.
 
         Raises:
-            RemoteProtocolError: something is malformed. Refused: a stamp too far in the future.
+            RemoteProtocolError: something is malformed, or there is too much of it.
+            Refused: a stamp too far in the future.
         """
         rows = decode_page(page)
+        # Pages are larger than this but for the last, and where much is left out.
+        self.staged_bytes += max(len(page.rows), ROWS_SLICE_BYTES)
+        if self.staged_bytes > SNAPSHOT_BYTES_MAX:
+            raise RemoteProtocolError("a snapshot without an end")
         for row in rows:
             self._local.clock.check(row.stamp.time)
         own = self._holds()

@@ -2,8 +2,28 @@
 
 from collections.abc import Callable
 
+import pytest
+
+from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.limits import ROWS_SLICE_BYTES, SNAPSHOT_BYTES_MAX
 from dfsfs.base.types import ROOT_INODE
 from tests.unit.namespace.conftest import Node
+
+
+def test_a_snapshot_without_an_end_is_refused(make: Callable[[int], Node]) -> None:
+    """Promise 16: a lying peer does not fill the disk."""
+    here, peer = make(1), make(2)
+    rejoin, page = here.fs.rejoin, peer.fs.snapshot(None, bytes_max=1 << 20)
+    rejoin.begin({})
+    for number in range(1, 3):
+        rejoin.stage(page)
+        assert rejoin.staged_bytes == number * ROWS_SLICE_BYTES
+    rejoin.staged_bytes = SNAPSHOT_BYTES_MAX - ROWS_SLICE_BYTES
+    rejoin.stage(page)
+    with pytest.raises(RemoteProtocolError):
+        rejoin.stage(page)
+    rejoin.begin({})
+    assert rejoin.staged_bytes == 0
 
 
 def test_what_is_written_while_a_snapshot_is_taken_is_not_forgotten(
