@@ -240,6 +240,16 @@ class Namespace:
         """
         return self._edits.write(inode, content, mtime_ns=mtime_ns, seen=seen)
 
+    def revive(self, inode: InodeId, content: ContentRef, *, mtime_ns: int) -> InodeId:
+        """Give a file bytes that was removed by who had not seen them: so it lives again.
+
+        Returns the inode that has them: another one if this was forgotten elsewhere.
+        """
+        self._edits.revive(inode, content, mtime_ns=mtime_ns)
+        if not self._purge.is_dying(inode):
+            return inode
+        return self._again.remove(inode, self.have(), make=True)
+
     def set_attributes(self, inode: InodeId, changes: AttributeChanges) -> Inode:
         """Set the attributes that are not None.
 
