@@ -69,6 +69,7 @@ LOG_LOOK_TRANSACTIONS = 8  # between two looks at that
 WAL_BYTES_MAX = 64 * MIB  # a write-ahead log is truncated to this when it restarts
 CACHE_BLOCKS_MAX = 1 << 18  # of the cache part of a store; above, the oldest leave early
 PENDING_COPIES_MAX = 65_536  # (block, peer) pairs waiting to be copied; above, a scan finds them
+UNFLUSHED_BLOCKS_MAX = 4096  # that one peer took of us; at a quarter of it, it is asked to flush
 # Up to this size data is hashed on the loop: a thread costs more (55 us; BLAKE3 of 256 KiB 34 us).
 INLINE_HASH_BYTES_MAX = 256 * KIB
 BLOCKING_THREADS_MAX = 16
@@ -149,6 +150,7 @@ CLOCK_LEAP_MAX_S = CLOCK_AHEAD_MAX_S / 2  # a clock that leaps further ahead is 
 # -- leases -----------------------------------------------------------------------------------
 LEASES_MAX = 65_536  # permissions of others kept here; above, the oldest go back
 LEASES_GIVEN_MAX = 2 * LEASES_MAX  # of ours that one peer may keep: some are on their way back
+LEASE_ORIGINS_MAX = 4096  # incarnations of which it is remembered who has what they made
 LEASES_AHEAD_MAX = 256  # given with one that was asked for, to who asks for one after the other
 LEASE_RUN_S = (
     0.5  # requests sooner after each other than this, and an eighth for each given, are a run
@@ -161,6 +163,7 @@ JOINING_ROWS_MAX = 10_000  # with more rows than this to catch up with, nobody's
 DRAFTS_MAX = 1024  # files a mount is making whose attributes nobody waits for
 DRAFT_S = 5.0  # those made earlier than this end when another is made
 DRAFTS_HEARD_MAX = 64 * DRAFTS_MAX  # those of all others
+SENDER_WAITING_MAX = 65_536  # marks, questions and lease messages for one peer; then it must go
 LEASES_PER_MESSAGE_MAX = 512  # requests and grants sent as one
 
 # -- exchange ---------------------------------------------------------------------------------
@@ -174,6 +177,7 @@ INODE_CACHE_BYTES_MAX = 32 * MIB  # ... with the small files and changed bytes t
 ROWS_SLICE_BYTES = 16 * KIB  # of catching up at a time: applying it must not hold the loop long
 ROWS_COUNTED_MAX = 100_000  # rows a peer lacks are counted up to here
 ROWS_SPARE_S = 0.02  # rows gather so long for a peer that no call waits for
+ROWS_ACKNOWLEDGED_S = 20.0  # a peer that acknowledges nothing for so long loses its session
 ROWS_REPORT_S = 2.0  # how often a receiver tells everything it holds
 GOSSIP_S = 5.0  # how often two nodes compare their member tables
 SUSPECT_S = 10.0  # a peer without a session is suspect for so long, then dead
@@ -200,6 +204,7 @@ RECLAIM_PAGES_COUNT = 256  # of a database given back to the disk at a time
 RECLAIM_REST_S = 0.05  # between two of those
 RECLAIM_KEPT_COUNT = 1024  # unused pages it keeps: 4 MiB
 HORIZON_CLOCK_S = 60.0  # how often it is written down who was heard when
+SNAPSHOT_BYTES_MAX = 16 * GIB  # all rows of a peer, waiting to be applied: 25 million files
 REJOIN_RETRY_S = 1.0  # after a snapshot that a peer could not give
 
 # -- operator face ----------------------------------------------------------------------------

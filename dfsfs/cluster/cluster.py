@@ -82,6 +82,7 @@ class Cluster:
             strict=settings.strict,
             waits_for_mounts=settings.waits_for_mounts,
             sync_local=sync_local,
+            place_again=lambda digests: self.replicator.place_again(digests),
         )
         self.leases = Leases(
             world,
@@ -100,7 +101,7 @@ class Cluster:
             mounts=mounts,
         )
         members.watch(self._member_changed)
-        rejoining = Rejoining(namespace, endpoint, applied=applied)
+        rejoining = self.rejoining = Rejoining(namespace, endpoint, applied=applied)
         self.drafts = Drafts()
         self.exchange = Exchange(
             namespace, self.publication, self.leases, rejoining, applied=applied, drafts=self.drafts
@@ -158,6 +159,7 @@ class Cluster:
             await nursery.start(self.leases.run)
             self.membership.announce()
             nursery.start_soon(self.membership.run)
+            nursery.start_soon(self.rejoining.run)
             for worker in (self.cache, *self.upkeep.workers, self.purger):
                 nursery.start_soon(run_worker, worker)
             task_status.started()
@@ -310,6 +312,9 @@ class Cluster:
             "upload_bytes": [uploads.in_use, uploads.bytes_max],
             **self.fetcher.bounded(),
             "pending_copies": [self.replicator.pending, PENDING_COPIES_MAX],
+            **self.publication.bounded(),
+            **self.exchange.bounded(),
+            **self.rejoining.bounded(),
             **self.cache.bounded(),
             **self.leases.bounded(),
             **self.drafts.bounded(),

@@ -46,8 +46,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from dfsfs.base.errors import DfsError, NotFound, Stale
-from dfsfs.base.limits import JOINING_ROWS_MAX, ROWS_REPORT_S
+from dfsfs.base.errors import DfsError, NotFound, Refused, RemoteProtocolError, Stale
+from dfsfs.base.limits import JOINING_ROWS_MAX, ROWS_REPORT_S, SENDER_WAITING_MAX
 from dfsfs.base.types import InodeId, NodeId, Origin
 from dfsfs.cluster.drafts import Drafts
 from dfsfs.cluster.leases import Leases
@@ -68,6 +68,7 @@ from dfsfs.cluster.sender import Sender
 from dfsfs.crdt import dominates
 from dfsfs.namespace import Batch, Change, Namespace
 from dfsfs.net import MessageStream, Session
+from dfsfs.runtime import Bounds, failures_in
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class Exchange:
         self._level_changed = trio.Event()
         self._progress = trio.Event()
         namespace.subscribe(self._committed)
+        rejoining.watch(self._part_from_those_below)
         self.heard: set[NodeId] = set()  # peers that have said what they hold
         self.used_origins: set[Origin] = set()  # not empty: this node's state went back in time
         # Own rows after the first position up to the second are on stable storage here, with their
@@ -135,6 +137,7 @@ class Exchange:
                     await self._publication.flush_local()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive_reports, session, sender)
+                    nursery.start_soon(self._watch, sender)
                     await self._meet_floors(session, sender)
                     nursery.start_soon(self._tell_stable, sender)
                     while True:
@@ -186,7 +189,6 @@ class Exchange:
                 await self._rejoining.rejoin(session, sender.floor)
                 if stream := self._receiving.get(node):
                     await stream.send(self._report())
-                self._part_from_those_below()
             elif lacks_tail and not self._is_more_known(have):
                 self._namespace.go_on_without()  # who had the rest is not there
             elif peer_below or not whole:
@@ -224,6 +226,16 @@ class Exchange:
         """Own rows up to `position`, and all blocks put before them, are on stable storage here."""
         self._stable = (self._stable[0], max(self._stable[1], position))
         self._namespace.fallbacks.flushed(self._namespace.origin, *self._stable)
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        most = max((sender.waiting_count for sender in self._senders.values()), default=0)
+        return {"messages_behind_rows": [most, SENDER_WAITING_MAX]}
+
+    async def _watch(self, sender: Sender) -> None:
+        while True:
+            await trio.sleep(ROWS_REPORT_S)
+            sender.check_progress()
 
     async def _tell_stable(self, sender: Sender) -> None:
         """Now and then: a message for each flush would cost as much as the rows."""
@@ -334,8 +346,20 @@ class Exchange:
     # -- receiving ------------------------------------------------------------------------------
 
     async def receive(self, session: Session, stream: MessageStream) -> None:
-        """Handler of `rows.feed`: apply what one peer sends until the session ends."""
-        node = session.peer.node
+        """Handler of `rows.feed`: apply what one peer sends until the session ends.
+
+        A peer that says what makes no sense loses its session: what follows cannot be believed, and
+        without its rows it must not be counted.
+        """
+        try:
+            await self._receive(session, stream)
+        except* (RemoteProtocolError, Refused) as errors:
+            session.close(f"its rows are refused: {failures_in(errors)[0]}")
+            raise
+
+    async def _receive(self, session: Session, stream: MessageStream) -> None:
+        node, theirs = session.peer.node, origin_of(session)
+        sent = 0  # of the peer's own rows, whether they could be applied or not
         self._receiving[node] = stream
         self._ready_from.discard(node)
         self._level_from.discard(node)
@@ -354,7 +378,7 @@ class Exchange:
                         for inode in marks:
                             self._drafts.asked(node, InodeId(inode))
                     elif kind == "stable":
-                        self._namespace.fallbacks.flushed(origin_of(session), *message.body[1:3])
+                        self._namespace.fallbacks.flushed(theirs, *message.body[1:3])
                     elif kind == "lease":
                         self._leases.received(node, message.body[1])
                     elif kind == "left":
@@ -376,7 +400,9 @@ class Exchange:
                         if reach:
                             self._namespace.gaps.note(node, reach)
                         known = self._begun(node, marks) if marks else []
+                        sent = max([sent, *(b.upto for b in batches if b.origin == theirs)])
                         whole = not batches or await self._apply(node, stream, batches, known)
+                        whole = whole and self._namespace.held(theirs) >= sent
                         if marks and whole:
                             self._drafts.ended([InodeId(-mark) for mark in marks if mark < 0])
                         if flush and whole:

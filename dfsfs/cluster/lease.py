@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dfsfs.base.errors import RemoteProtocolError
-from dfsfs.base.limits import LEASE_PEACE_S, LEASES_GIVEN_MAX, LEASES_MAX
+from dfsfs.base.limits import LEASE_ORIGINS_MAX, LEASE_PEACE_S, LEASES_GIVEN_MAX, LEASES_MAX
 from dfsfs.base.types import ORIGIN_SHIFT, InodeId, NodeId, Origin
+from dfsfs.runtime import Bounds
 
 STAMP_MAX = 1 << 62
 
@@ -121,10 +122,14 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._leases)
 
-    @property
-    def taken(self) -> int:
-        """Permissions of others that are here: at most `limits.LEASES_MAX` for long."""
-        return len(self._taken)
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        given = max((peer.given for peer in self._peers.values()), default=0)
+        return {
+            "leases_taken": [len(self._taken), LEASES_MAX],
+            "leases_given": [given, LEASES_GIVEN_MAX],
+            "lease_origins": [len(self._defaults), LEASE_ORIGINS_MAX],
+        }
 
     # -- peers --------------------------------------------------------------------------------
 
@@ -173,6 +178,8 @@ class LeaseTable:
         origin = inode >> ORIGIN_SHIFT
         held = self._defaults.get(origin)
         if held is None:
+            if len(self._defaults) >= LEASE_ORIGINS_MAX:
+                self._defaults.clear()
             held = self._defaults[origin] = all(
                 peer.active and self._ours_by_default(origin, node)
                 for node, peer in self._peers.items()
@@ -257,6 +264,8 @@ class LeaseTable:
         lease = self._lease(inode, now_s)
         # Without the permission here: the request has crossed the grant that answers it.
         if self._has(inode, lease, node):
+            if peer.given >= LEASES_GIVEN_MAX:
+                raise RemoteProtocolError("a peer keeps more leases than it may")
             lease.pending[node] = stamp
         self._settle(inode, now_s)
 
@@ -325,8 +334,6 @@ class LeaseTable:
         by_default = self._ours_by_default(inode >> ORIGIN_SHIFT, node)
         if by_default:
             peer.given += -1 if ours else 1
-            if peer.given > LEASES_GIVEN_MAX:
-                raise RemoteProtocolError("a peer keeps more leases than it may")
         if ours == by_default:
             lease.moved.pop(node, None)
         else:

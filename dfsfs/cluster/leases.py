@@ -24,7 +24,7 @@ from typing import Any
 import trio
 
 from dfsfs.base.errors import DfsError, ReadOnly, RemoteProtocolError
-from dfsfs.base.limits import JOINING_TIMEOUT_S, LEASE_TIMEOUT_S, LEASES_MAX, LEASES_PER_MESSAGE_MAX
+from dfsfs.base.limits import JOINING_TIMEOUT_S, LEASE_TIMEOUT_S, LEASES_PER_MESSAGE_MAX
 from dfsfs.base.types import InodeId, NodeId, Origin
 from dfsfs.cluster.ahead import RunsOfRequests
 from dfsfs.cluster.lease import Grant, HandOver, LeaseTable, Ready, Request
@@ -92,7 +92,7 @@ class Leases:
 
     def bounded(self) -> Bounds:
         """What of it is bounded, and how full that is."""
-        return {"leases_taken": [self._table.taken, LEASES_MAX]}
+        return self._table.bounded()
 
     @property
     def count(self) -> int:

@@ -14,15 +14,17 @@ own keepalive bounds (`limits.SESSION_LEASE_S`).
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
 from dfsfs.base.errors import DfsError, Unavailable
-from dfsfs.base.limits import SYNC_TIMEOUT_S
-from dfsfs.base.types import NodeId
+from dfsfs.base.limits import SYNC_TIMEOUT_S, UNFLUSHED_BLOCKS_MAX
+from dfsfs.base.types import Digest, NodeId
+from dfsfs.cluster.unflushed import DisplacedBlocks, UnflushedBlocks
+from dfsfs.runtime import Bounds
 
 
 class Channel(Protocol):
@@ -46,17 +48,17 @@ class PeerProgress:
     stores: bool
     channel: Channel
     acknowledged: int = 0  # position of our own origin it has applied
-    puts_acknowledged: int = 0  # blocks it stored for a write of ours ...
-    puts_synced: int = 0  # ... and how many of them it has on stable storage
+    blocks: UnflushedBlocks = field(default_factory=UnflushedBlocks)
     flush_ended: int = 0  # the newest of our flushes that it reported on ...
     flush_good: int = 0  # ... and the newest that went well, and so those before
     gone: bool = False
     flushing: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
-    @property
-    def is_dirty(self) -> bool:
-        """Whether it holds blocks of ours that it has not flushed."""
-        return self.puts_synced < self.puts_acknowledged
+    def flush(self) -> int:
+        """Ask it to flush what it has taken and applied; the number of that flush."""
+        number = self.channel.flush()
+        self.blocks.asked(number)
+        return number
 
 
 class Publication:
@@ -70,22 +72,33 @@ class Publication:
         strict: bool,
         waits_for_mounts: bool = True,
         sync_local: Callable[[], Awaitable[None]],
+        place_again: Callable[[Collection[Digest]], Awaitable[bool]],
     ) -> None:
         """`concern`: nodes that must hold a write, None for as many as `copies_possible` says.
 
         `waits_for_mounts`: False for `--visibility async`: only the write concern is waited for.
-        `sync_local` flushes blocks then rows of this node.
+        `sync_local` flushes blocks then rows of this node. `place_again` has as many peers take
+        blocks as a write of them would; whether so many did.
         """
         self._concern = concern
         self._copies_possible = copies_possible
         self._strict = strict
         self._waits_for_mounts = waits_for_mounts
         self._sync_local = sync_local
+        self._place_again = place_again
+        self._displaced = DisplacedBlocks()
+        self._placing = trio.Lock()
         self._peers: dict[NodeId, PeerProgress] = {}
         self._held: dict[NodeId, int] = {}  # by storing peers, also those that have gone since
         self._waiters: deque[tuple[int, trio.Event]] = deque()
         self.waits = 0
         self.short_writes = 0
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        unflushed = [len(peer.blocks) for peer in self._peers.values()]
+        most = max([*unflushed, len(self._displaced)])
+        return {"unflushed_blocks": [most, UNFLUSHED_BLOCKS_MAX]}
 
     # -- fed from below -----------------------------------------------------------------------
 
@@ -109,6 +122,7 @@ class Publication:
         if peer is None:
             return False
         peer.gone = True
+        self._displaced.add(peer.blocks.digests)
         peer.flushing.unpark_all()
         return True
 
@@ -117,6 +131,7 @@ class Publication:
         peer = self._peers.get(node)
         if peer is not None:
             peer.flush_ended = max(peer.flush_ended, number)
+            peer.blocks.ended(number, good=good)
             if good:
                 peer.flush_good = max(peer.flush_good, number)
             peer.flushing.unpark_all()
@@ -130,11 +145,13 @@ class Publication:
                 self._held[node] = position
             self._release()
 
-    def block_stored(self, node: NodeId) -> None:
+    def block_stored(self, node: NodeId, digest: Digest) -> None:
         """The peer stored a block that a settling write of ours counts on."""
-        progress = self._peers.get(node)
-        if progress is not None:
-            progress.puts_acknowledged += 1
+        peer = self._peers.get(node)
+        if peer is None:
+            self._displaced.add([digest])  # not counted yet, or no more: it cannot be flushed there
+        elif peer.blocks.took(digest):
+            peer.flush()
 
     @property
     def peers(self) -> list[PeerProgress]:
@@ -173,6 +190,7 @@ class Publication:
             Unavailable: the write concern is strict and cannot be met now.
             DfsError: this node's own disk failed.
         """
+        placed = await self._find_places()
         chosen = self._flush_order()
         wanted = self.wanted()
         first, rest = chosen[: wanted - 1], chosen[wanted - 1 :]
@@ -186,39 +204,51 @@ class Publication:
                 failed.append(error)
 
         # Those with blocks of ours flush as well, though the rows are safe without them.
-        asked = [
-            (peer, peer.puts_acknowledged, peer.channel.flush())
-            for peer in chosen
-            if peer in first or peer.is_dirty
-        ]
+        asked = [(peer, peer.flush()) for peer in chosen if peer in first or peer.blocks]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flush_local)
             await self._wait_visible(position)
-            for peer, puts, number in asked:
-                if await self._flushed(peer, puts, number):
+            for peer, number in asked:
+                if await self._flushed(peer, number):
                     synced += peer in first
-                else:  # its blocks may be on no other node's disk, whoever has the rows
-                    lost += peer.puts_synced < puts
+                elif not peer.gone:  # its blocks may be on no other node's disk
+                    lost += bool(peer.blocks)
         if failed:
             raise failed[0]
         for peer in rest:
             if 1 + synced >= wanted:
                 break
-            synced += await self._flushed(peer, peer.puts_acknowledged, peer.channel.flush())
-        self._check(1 + synced - lost)
+            synced += await self._flushed(peer, peer.flush())
+        if self._displaced and placed:  # somebody has gone who was to flush
+            placed = await self._find_places()
+            again = [(peer, peer.flush()) for peer in self._storing() if peer.blocks]
+            for peer, number in again:
+                placed = await self._flushed(peer, number) and placed
+        self._check(1 + synced - lost - (not placed))
 
-    async def _flushed(self, peer: PeerProgress, puts: int, number: int) -> bool:
-        """Wait until a peer has flushed as asked, with the first `puts` blocks of ours.
+    async def _find_places(self) -> bool:
+        """Have other peers take what those had not flushed that have gone; whether they did."""
+        if not self._displaced:
+            return True
+        if not self._storing():
+            return False
+        async with self._placing:
+            blocks = self._displaced.now()
+            with trio.move_on_after(SYNC_TIMEOUT_S):
+                if not blocks or await self._place_again(blocks):
+                    self._displaced.placed(blocks)
+                    return True
+        return False
+
+    async def _flushed(self, peer: PeerProgress, number: int) -> bool:
+        """Wait until a peer has flushed as asked.
 
         False: it could not, has gone, or takes too long; another may take its place.
         """
         with trio.move_on_after(SYNC_TIMEOUT_S):
             while peer.flush_ended < number and not peer.gone:
                 await peer.flushing.park()
-        if peer.flush_good < number:
-            return False
-        peer.puts_synced = max(peer.puts_synced, puts)
-        return True
+        return peer.flush_good >= number
 
     async def flush_local(self) -> None:
         """Flush this node's own blocks and rows.
@@ -233,7 +263,7 @@ class Publication:
         peer = self._peers.get(node)
         if peer is None:
             return False
-        return await self._flushed(peer, peer.puts_acknowledged, peer.channel.flush())
+        return await self._flushed(peer, peer.flush())
 
     async def _wait_visible(self, position: int) -> None:
         if not self._peers or self._reach() >= position:
@@ -266,7 +296,7 @@ class Publication:
         """Storing peers: those that get rows at once, then those with blocks of ours to flush."""
         return sorted(
             self._storing(),
-            key=lambda peer: (self.is_spare(peer.node), not peer.is_dirty, peer.node),
+            key=lambda peer: (self.is_spare(peer.node), not peer.blocks, peer.node),
         )
 
     def is_spare(self, node: NodeId) -> bool:

@@ -8,7 +8,8 @@ certain; `version` changes when it forgets something, and then what was read is 
 rows are a page of `Namespace.snapshot_for_peer`.
 
 One snapshot at a time. Nothing is applied before the last page is here, so a peer that goes away
-costs only what was read. Concurrency: loop only; applying leaves the loop to others between steps.
+costs only what was read; what is applied needs no peer any more, and is gone on with after a crash.
+Concurrency: loop only; applying leaves the loop to others between steps.
 """
 
 import logging
@@ -17,13 +18,19 @@ from typing import Any, NamedTuple
 
 import trio
 
-from dfsfs.base.errors import RemoteProtocolError, Unavailable
-from dfsfs.base.limits import CALL_TIMEOUT_S, REJOIN_RETRY_S, ROWS_SLICE_BYTES
+from dfsfs.base.errors import DfsError, Refused, RemoteProtocolError, Unavailable
+from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
+    REJOIN_RETRY_S,
+    ROWS_SLICE_BYTES,
+    SNAPSHOT_BYTES_MAX,
+)
 from dfsfs.base.types import Origin
 from dfsfs.cluster.rows_messages import checked_positions, wire_positions
 from dfsfs.crdt import dominates
 from dfsfs.namespace import Change, Namespace, SnapshotPage
 from dfsfs.net import Endpoint, Reply, Request, Session
+from dfsfs.runtime import Bounds
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +56,9 @@ class Rejoining:
         self._namespace = namespace
         self._applied = applied
         self._lock = trio.Lock()
+        self._wake = trio.Event()
+        self._ended = trio.lowlevel.ParkingLot()
+        self._watchers: list[Callable[[], None]] = []
         self.count = 0
         endpoint.serve_calls(METHOD_SNAPSHOT, self._answer)
 
@@ -70,15 +80,43 @@ class Rejoining:
     @property
     def under_way(self) -> bool:
         """Whether a snapshot is being taken."""
-        return self._lock.locked()
+        return self._lock.locked() or self._namespace.rejoin.is_complete
+
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        return {"snapshot_bytes": [self._namespace.rejoin.staged_bytes, SNAPSHOT_BYTES_MAX]}
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call back whenever a snapshot has been applied."""
+        self._watchers.append(callback)
+
+    async def run(self) -> None:
+        """Apply snapshots until cancelled: first the one that a crash left."""
+        rejoin = self._namespace.rejoin
+        while True:
+            if not rejoin.is_complete:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                continue
+            try:
+                await self._apply()
+            except (RemoteProtocolError, Refused) as error:
+                log.error("a snapshot makes no sense, another will be taken: %s", error)
+                rejoin.clear()
+            except DfsError as error:
+                log.warning("a snapshot cannot be applied now: %s", error)
+                await trio.sleep(REJOIN_RETRY_S)
+                continue
+            self._ended.unpark_all()
 
     async def rejoin(self, session: Session, floor: dict[Origin, int]) -> None:
-        """Take a snapshot of the peer, unless that has become needless.
+        """Take a snapshot of the peer, unless that has become needless, and see it applied.
 
         Raises:
             DfsError: the peer went away, or says what makes no sense.
         """
         async with self._lock:
+            await self._applied_all()
             if self._namespace.is_whole and dominates(self._namespace.have(), floor):
                 return
             try:
@@ -86,25 +124,38 @@ class Rejoining:
             except Unavailable as error:
                 log.info("no snapshot of %s for now: %s", session.peer.name, error)
                 await trio.sleep(REJOIN_RETRY_S)
+            finally:
+                if not self._namespace.rejoin.is_complete:
+                    self._namespace.rejoin.clear()
+            await self._applied_all()
+
+    async def _applied_all(self) -> None:
+        while self._namespace.rejoin.is_complete:
+            self._wake.set()
+            await self._ended.park()
 
     async def _take(self, session: Session) -> None:
         name = session.peer.name
         log.info("%s has forgotten what is still here: taking a snapshot of it", name)
-        rejoin = None
+        rejoin = self._namespace.rejoin
         version: int | None = None
         cursor: bytes | None = None
         while True:
             reply = await session.call(METHOD_SNAPSHOT, [cursor], deadline_s=CALL_TIMEOUT_S)
             sure, floor, new_version, cursor, have = checked_page(reply.body)
-            if rejoin is None:
-                rejoin = self._namespace.begin_rejoin(sure)
+            if version is None:
+                rejoin.begin(sure)
             elif new_version != version:
                 raise Unavailable(f"{name} has forgotten more meanwhile")
             version = new_version
             rejoin.stage(SnapshotPage(bytes(reply.payload), cursor))
             if cursor is None:
                 break
-        steps = self._namespace.finish_rejoin(rejoin, floor, have)
+        rejoin.complete(floor, have)
+        log.info("a snapshot of %s is here and will be applied", name)
+
+    async def _apply(self) -> None:
+        steps = self._namespace.finish_rejoin()
         while True:
             began_s = trio.current_time()
             changes = next(steps, None)
@@ -115,7 +166,9 @@ class Rejoining:
                 await self._applied(changes)
             await trio.sleep(worked_s)
         self.count += 1
-        log.info("a snapshot of %s has been taken", name)
+        log.info("a snapshot has been applied")
+        for callback in self._watchers:
+            callback()
 
 
 def checked_page(body: Any) -> Page:

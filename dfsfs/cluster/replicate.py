@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
-from dfsfs.base.errors import DfsError, Full, Unavailable
+from dfsfs.base.errors import DfsError, Full, NotFound, Unavailable
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
     FULL_PEER_S,
@@ -121,7 +121,11 @@ class Replicator:
         reachable = [node for node in others if node in sessions and self.takes_more(node)]
         # Peers that take blocks of this upload come first among equals: an fsync has to flush
         # every peer that took one.
-        reachable.sort(key=lambda node: (node not in home, node not in flight.peers))
+        # One that is not counted yet cannot be asked to.
+        counts = self._publication.counts
+        reachable.sort(
+            key=lambda node: (not counts(node), node not in home, node not in flight.peers)
+        )
         if self._concern is None:
             wanted = sum(node != own for node in home)
         else:
@@ -159,7 +163,7 @@ class Replicator:
                 for node in candidates:
                     if await self.copy(digest, data, node, new=new):
                         holders.add(node)
-                        self._publication.block_stored(node)
+                        self._publication.block_stored(node, digest)
                         return
 
             if wanted == 1:
@@ -176,6 +180,25 @@ class Replicator:
         finally:
             self.budget.release(len(data))
             flight.ended()
+
+    async def place_again(self, digests: Iterable[Digest]) -> bool:
+        """Put blocks that are here on the peers of a write set; False if some found too few."""
+        flight = _Flight()
+        for digest in digests:
+            if flight.short:
+                break
+            try:
+                data = await self._store.get(digest)
+            except NotFound:
+                continue  # collected: nobody needs it any more
+            except DfsError as error:
+                log.warning("%s cannot be put again: %s", digest_text(digest), error)
+                flight.short += 1
+                continue
+            await self.budget.acquire(len(data))
+            self.begin(digest, data, new=False, flight=flight)
+        await flight.wait()
+        return not flight.short
 
     def _fell_short(self, flight: "_Flight") -> None:
         self.short_blocks += 1

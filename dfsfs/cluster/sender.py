@@ -5,7 +5,7 @@ in the order of their positions, from the queue they were pushed to or, where th
 from the database; behind them what refers to them: lease messages, and flushes asked for.
 
 Sync, but for the waits. Bounded: the queue drops what is beyond `limits.ROWS_BATCH_BYTES_MAX`,
-because the database has it.
+because the database has it; a peer for which too much else waits loses its session.
 """
 
 import math
@@ -14,13 +14,16 @@ from typing import Any
 
 import trio
 
+from dfsfs.base.errors import Unavailable
 from dfsfs.base.limits import (
     LEASES_PER_MESSAGE_MAX,
+    ROWS_ACKNOWLEDGED_S,
     ROWS_BATCH_BYTES_MAX,
     ROWS_COUNTED_MAX,
     ROWS_REPORT_S,
     ROWS_SLICE_BYTES,
     ROWS_SPARE_S,
+    SENDER_WAITING_MAX,
 )
 from dfsfs.base.types import InodeId, Origin
 from dfsfs.cluster.lease import Grant, Request
@@ -58,6 +61,7 @@ class Sender:
         self.reach: dict[Origin, int] = {}  # to be told with the batches given out last
         self._queue: deque[Batch] = deque()
         self._queue_bytes = 0
+        self._progress = (0, 0.0)  # what the peer held of our own rows, and when that was seen
         self._flush_asked = self._flush_sent = self._flush_ended = 0
         self._flush_after = 0  # our position when the newest was asked for
         self._waiting = trio.Event()  # somebody waits for what is to be sent
@@ -135,6 +139,26 @@ class Sender:
             return 0
         self._flush_sent = self._flush_asked
         return self._flush_sent
+
+    @property
+    def waiting_count(self) -> int:
+        """Messages that wait behind rows: at most `limits.SENDER_WAITING_MAX`, or it must go."""
+        return len(self._leases) + len(self._marks) + len(self._asks)
+
+    def check_progress(self) -> None:
+        """Looked at now and then, so that nobody waits for ever for a peer that only pings.
+
+        Raises:
+            Unavailable: it takes or acknowledges nothing for too long.
+        """
+        if self.waiting_count > SENDER_WAITING_MAX:
+            raise Unavailable(f"{self.waiting_count} messages wait for the peer to take rows")
+        held = self.held.get(self.own, 0)
+        now_s = trio.current_time()
+        if not self.level or held > self._progress[0] or held >= self._namespace.position:
+            self._progress = held, now_s
+        elif now_s > self._progress[1] + ROWS_ACKNOWLEDGED_S:
+            raise Unavailable("the peer does not acknowledge rows")
 
     def mark(self, mark: int) -> None:
         """A draft begins: with its row; or ends: after every row committed so far."""

@@ -15,8 +15,9 @@ from typing import Any
 import trio
 
 from dfsfs.base.codec import decode, encode
-from dfsfs.base.errors import DfsError
+from dfsfs.base.errors import DfsError, NotFound
 from dfsfs.base.limits import (
+    CALL_TIMEOUT_S,
     OFFER_COUNT_MAX,
     SHORT_CHECK_S,
     SHORT_FILES_MAX,
@@ -115,15 +116,18 @@ class ShortFiles:
     async def step(self) -> float:
         """Ask for the blocks of some files, and forget those that have reached enough nodes."""
         wanted = self._publication.wanted()
+        began_s = self._world.now_s()
         suspects = [item for item in self._files.items() if item[1].suspect][:CHECKS_MAX]
         for inode, file in suspects:
             if self._is_replaced(inode, file):
                 continue  # `_prune` forgets it
-            file.nodes = await self._nodes_of(file.content)
-            if file.nodes >= wanted:
-                file.suspect = False
-            elif self._files.pop(inode, None) is file:
+            with trio.move_on_after(2 * CALL_TIMEOUT_S):
+                file.nodes = await self._nodes_of(file.content)
+                file.suspect = file.nodes < wanted
+            if file.suspect and self._files.pop(inode, None) is file:
                 self._files[inode] = file  # the others have their turn first
+            if self._world.now_s() >= began_s + CALL_TIMEOUT_S:
+                break  # somebody does not answer; what is shown must not be old
         self._prune()
         if self._unnamed and not self._files and self._is_whole():
             self._unnamed = 0
@@ -208,10 +212,13 @@ class ShortFiles:
         raw = self._members.fact(FACT)
         try:
             inodes, self._unnamed = decode(raw, size_max=32 * KIB) if raw else ([], 0)
-            for inode in inodes:
-                content = self._namespace.get(InodeId(inode)).content
-                has_blocks = content.root is not None
-                file = _File(content, self._namespace.position, has_blocks)
-                self._files[InodeId(inode)] = file
         except (DfsError, TypeError, ValueError):
-            return  # of another version, or gone
+            return  # of another version
+        for inode in inodes:
+            try:
+                content = self._namespace.get(InodeId(inode)).content
+            except NotFound:
+                continue
+            has_blocks = content.root is not None
+            file = _File(content, self._namespace.position, has_blocks)
+            self._files[InodeId(inode)] = file

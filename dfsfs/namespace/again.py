@@ -65,16 +65,17 @@ class Again:
             inodes, key=lambda one: -self._depth(one) if self.is_directory(one) else -_DEPTH_MAX
         )
 
-    def remove(self, inode: InodeId, seen: Mapping[Origin, int], *, make: bool) -> None:
-        """Remove an inode for everybody and, if `make`, put another in its place.
+    def remove(self, inode: InodeId, seen: Mapping[Origin, int], *, make: bool) -> InodeId:
+        """Remove an inode for everybody and, if `make`, put another in its place; which it is then.
 
         `seen`: everything that anybody held who decided on this.
         """
+        made = self._local.new_id() if make else inode
         with self._local.transaction() as transaction:
             if make:
                 if transaction.work.inode(inode).siblings > 1:  # each copy becomes a file
                     pin(transaction, self._reader, self._local, (), [], inode)
-                transaction.join(self._copy(transaction, inode))
+                transaction.join(self._copy(transaction, inode, made))
             stamp = transaction.stamp()
             vector = dict(seen)
             for row in transaction.rows:
@@ -86,11 +87,11 @@ class Again:
                     for link, _, _ in links_of(self._database, inode)
                 ]
             )
+        return made
 
-    def _copy(self, transaction: Transaction, inode: InodeId) -> list[Row]:
+    def _copy(self, transaction: Transaction, inode: InodeId, made: InodeId) -> list[Row]:
         work = transaction.work
         seen = self._reader.get(inode)
-        made = self._local.new_id()
         stamp = transaction.stamp()
         rows: list[Row] = [
             NodeRow(stamp, made, seen.kind, seen.mode, seen.uid, seen.gid, seen.rdev, seen.target)

@@ -78,6 +78,14 @@ class Edits:
             transaction.join([ContentRow(stamp, inode, content, mtime_ns, vector, stamp)])
         return self._reader.get(inode)
 
+    def revive(self, inode: InodeId, content: ContentRef, *, mtime_ns: int) -> None:
+        """Give a removed file bytes that its remover had not seen; see Namespace.revive."""
+        with self._local.transaction() as transaction:
+            stamp = transaction.stamp()
+            vector = seen_vector(read_slots(self._database, inode).values())
+            vector.pop(self._local.origin, None)
+            transaction.join([ContentRow(stamp, inode, content, mtime_ns, vector, stamp)])
+
     def _write_beside(
         self, found: Inode, content: ContentRef, mtime_ns: int, seen: ContentRef
     ) -> Inode:

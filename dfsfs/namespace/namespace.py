@@ -31,8 +31,7 @@ from dfsfs.namespace.local import LocalState, change_of
 from dfsfs.namespace.purge import Judgement, Purge, judge
 from dfsfs.namespace.quick import Quick
 from dfsfs.namespace.reading import Reader
-from dfsfs.namespace.rejoin import SCHEMA as REJOIN_SCHEMA
-from dfsfs.namespace.rejoin import Rejoin, clear
+from dfsfs.namespace.rejoin import Rejoin
 from dfsfs.namespace.rows import Row
 from dfsfs.namespace.slots import rename_aliases
 from dfsfs.namespace.types import (
@@ -88,9 +87,11 @@ class Namespace:
         self._verbs = Verbs(self._local, self._reader, self._irregular, quick)
         self._edits = Edits(database, self._local, self._reader, self._irregular, quick)
         self._purge = Purge(database, self._reader)
-        database.execute(REJOIN_SCHEMA)
         self._again = Again(database, self._reader, self._local, self._irregular)
         self.gaps = Gaps(database, clock, self.have, own=origin)
+        self.rejoin = Rejoin(
+            database, self._local, self._purge, self._again, self._working_set, self.gaps.sure
+        )
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -240,6 +241,16 @@ class Namespace:
             NotFound, IsDirectory, Invalid: as they say.
         """
         return self._edits.write(inode, content, mtime_ns=mtime_ns, seen=seen)
+
+    def revive(self, inode: InodeId, content: ContentRef, *, mtime_ns: int) -> InodeId:
+        """Give a file bytes that was removed by who had not seen them: so it lives again.
+
+        Returns the inode that has them: another one if this was forgotten elsewhere.
+        """
+        self._edits.revive(inode, content, mtime_ns=mtime_ns)
+        if not self._purge.is_dying(inode):
+            return inode
+        return self._again.remove(inode, self.have(), make=True)
 
     def set_attributes(self, inode: InodeId, changes: AttributeChanges) -> Inode:
         """Set the attributes that are not None.
@@ -492,7 +503,8 @@ class Namespace:
             with self._database.transaction():
                 self._purge.mark(judgement.inodes[start : start + ROWS_BATCH_COUNT_MAX])
             yield
-        self._purge.raise_floor(judgement.cut)
+        with self._database.transaction():
+            self._purge.raise_floor(judgement.cut)
 
     def forget(self, inodes: Sequence[int], cut: Mapping[Origin, int]) -> int:
         """Delete all rows of those that are dead and as they were at `cut`; how many that were."""
@@ -509,40 +521,19 @@ class Namespace:
         """Changes when a snapshot that is being read has become worth nothing."""
         return self._purge.version
 
-    def begin_rejoin(self, have: Mapping[Origin, int]) -> Rejoin:
-        """Take a snapshot of a peer that held `have` before its first page.
-
-        Call `stage` for every page, then take every step of `finish_rejoin`.
-        """
-        return Rejoin(
-            self._database,
-            self._local,
-            self._purge,
-            self._again,
-            self._working_set,
-            self.gaps.sure,
-            have=have,
-        )
-
-    def finish_rejoin(
-        self, rejoin: Rejoin, floor: Mapping[Origin, int], reach: Mapping[Origin, int]
-    ) -> Iterator[builtins.list[Change]]:
-        """All pages of a peer with this floor are staged: join them. A transaction a step.
+    def finish_rejoin(self) -> Iterator[builtins.list[Change]]:
+        """All pages of a peer are in `rejoin`: join them. A transaction a step.
 
         Each step yields what came from elsewhere with it.
 
-        `reach`: what the peer held after the last page. When this has ended the replica holds all
-        that the peer held before the first, and has forgotten what the peer had, but for what
-        somebody changed whom the peer had not heard. It is whole when it holds `reach`.
+        When this has ended the replica holds all that the peer held before the first page, and has
+        forgotten what the peer had, but for what somebody changed whom the peer had not heard. It
+        is whole when it holds what the peer held after the last.
         """
-        with self._database.transaction():
-            self._purge.begin_reach(reach)
-        self._purge.raise_floor(floor)
-        yield from rejoin.apply()
-        self.finish_load(rejoin.have)
+        yield from self.rejoin.apply()
+        self.finish_load(self.rejoin.have)
         self._make_again(self._purge.come_back())
-        with self._database.transaction():
-            clear(self._database)
+        self.rejoin.clear()
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         """Call back after every commit, local or applied, in order."""

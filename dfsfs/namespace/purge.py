@@ -141,12 +141,11 @@ class Purge:
         self.version = 0
 
     def raise_floor(self, cut: Mapping[Origin, int]) -> None:
-        """From now on who holds less than `cut` takes a snapshot. One transaction."""
+        """From now on who holds less than `cut` takes a snapshot. Part of a transaction."""
         risen = {origin: time for origin, time in cut.items() if time > self.floor.get(origin, 0)}
-        with self._database.transaction():
-            self._database.executemany(
-                "INSERT OR REPLACE INTO floor VALUES(?,?)", sorted(risen.items())
-            )
+        self._database.executemany(
+            "INSERT OR REPLACE INTO floor VALUES(?,?)", sorted(risen.items())
+        )
         self.floor.update(risen)
         self.version += 1
 

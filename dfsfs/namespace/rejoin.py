@@ -12,14 +12,21 @@ that only the other still has was forgotten by the one, hence *doomed*:
 Invariants: pages are only collected until all are here; then this replica is not whole until it
 holds what the peer held after the last one, and gives its rows to nobody (`Namespace.is_whole`).
 Each step is one transaction that leaves a valid tree, so local verbs may come between.
-Durable: a crash on the way leaves a replica that is not whole; it begins anew.
+Durable: what is complete is in the database, and is gone through again after a crash: the peer may
+never come back, and who has a part of a snapshot can neither give rows nor take them.
 """
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from dfsfs.base.limits import PURGE_STEP_COUNT
+from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.limits import (
+    PURGE_STEP_COUNT,
+    ROWS_BATCH_COUNT_MAX,
+    ROWS_SLICE_BYTES,
+    SNAPSHOT_BYTES_MAX,
+)
 from dfsfs.base.types import ROOT_INODE, InodeId, Origin, Stamp
 from dfsfs.crdt import covers, join
 from dfsfs.namespace.again import Again
@@ -38,6 +45,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS staged_page(number INTEGER PRIMARY KEY, rows BLOB NOT NULL);
 -- The inodes in it, and whether this replica holds everything up to their birth.
 CREATE TABLE IF NOT EXISTS staged_inode(inode INTEGER PRIMARY KEY, known INTEGER NOT NULL);
+-- What the peer held before the first page; nothing until the last is here.
+CREATE TABLE IF NOT EXISTS staged_have(origin INTEGER PRIMARY KEY, time INTEGER NOT NULL);
 """
 
 
@@ -49,7 +58,7 @@ class Doomed(NamedTuple):
 
 
 class Rejoin:
-    """One snapshot of one peer. Made by the namespace, which knows of at most one."""
+    """At most one snapshot of one peer. Owned by the namespace."""
 
     def __init__(
         self,
@@ -59,30 +68,50 @@ class Rejoin:
         again: Again,
         working_set: Callable[[], WorkingSet],
         holds: Callable[[], Mapping[Origin, int]],
-        *,
-        have: Mapping[Origin, int],
     ) -> None:
-        """`have`: what the peer held before the first page; `holds`: what this one does now."""
+        """`holds`: what this replica does now."""
+        database.execute(SCHEMA)
         self._database = database
         self._local = local
         self._purge = purge
         self._again = again
         self._holds = holds
         self._working_set = working_set
-        self.have = dict(have)
-        self._pages = 0
-        with database.transaction():
-            clear(database)
+        # What the peer held before the first page.
+        self.have: dict[Origin, int] = dict(database.rows("SELECT origin, time FROM staged_have"))
+        self.is_complete = bool(self.have)  # all pages are here, and not all are applied
+        self._pages, self.staged_bytes = database.rows(
+            "SELECT count(*), coalesce(sum(max(length(rows), ?)), 0) FROM staged_page",
+            (ROWS_SLICE_BYTES,),
+        )[0]
 
     # -- collecting ---------------------------------------------------------------------------
+
+    def begin(self, have: Mapping[Origin, int]) -> None:
+        """Take a snapshot of a peer that holds `have`; `stage` every page, then `complete`."""
+        assert not self.is_complete, "one snapshot is applied before the next is taken"
+        self.clear()
+        self.have = dict(have)
+
+    def clear(self) -> None:
+        """Nothing is staged."""
+        with self._database.transaction():
+            for table in ("staged_page", "staged_inode", "staged_have"):
+                self._database.execute(f"DELETE FROM {table}")
+        self.have, self._pages, self.staged_bytes, self.is_complete = {}, 0, 0, False
 
     def stage(self, page: SnapshotPage) -> None:
         """Keep a page.
 
         Raises:
-            RemoteProtocolError: something is malformed. Refused: a stamp too far in the future.
+            RemoteProtocolError: something is malformed, or there is too much of it.
+            Refused: a stamp too far in the future.
         """
         rows = decode_page(page)
+        # Pages are larger than this but for the last, and where much is left out.
+        self.staged_bytes += max(len(page.rows), ROWS_SLICE_BYTES)
+        if self.staged_bytes > SNAPSHOT_BYTES_MAX:
+            raise RemoteProtocolError("a snapshot without an end")
         for row in rows:
             self._local.clock.check(row.stamp.time)
         own = self._holds()
@@ -94,15 +123,32 @@ class Rejoin:
             )
         self._pages += 1
 
+    def complete(self, floor: Mapping[Origin, int], reach: Mapping[Origin, int]) -> None:
+        """All pages are here, of a peer with this floor, which held `reach` after the last.
+
+        From now on this replica is not whole until all is applied and it holds `reach`.
+        """
+        with self._database.transaction():
+            self._purge.begin_reach(reach)
+            self._purge.raise_floor(floor)
+            self._database.executemany(
+                "INSERT INTO staged_have VALUES(?,?)", sorted(self.have.items())
+            )
+        self.is_complete = True
+
     # -- comparing ----------------------------------------------------------------------------
 
     def apply(self) -> Iterator[list[Change]]:
         """Join everything, then remove what was forgotten: a transaction a step, and its changes.
 
-        The caller has raised the floor, and sets the have-vector when this ends.
+        The caller sets the have-vector when this ends.
         """
         own = self._holds()
         forgotten_here = self._forgotten_here()
+        for start in range(0, len(forgotten_here), ROWS_BATCH_COUNT_MAX):
+            with self._database.transaction():  # so that it is known after a crash as well
+                self._purge.mark(forgotten_here[start : start + ROWS_BATCH_COUNT_MAX])
+            yield []
         for number in range(self._pages):
             yield self._join_page(number)
         doomed = [Doomed(InodeId(inode), own) for inode in forgotten_here]
@@ -114,14 +160,18 @@ class Rejoin:
             doomed = [one for one in doomed if self._again.is_live(one.inode)]
 
     def _forgotten_here(self) -> "array[int]":
-        """Inodes of the snapshot of which nothing is here, though their birth was."""
+        """Inodes of the snapshot of which nothing is here, though their birth was.
+
+        Or nothing but what this snapshot brought, before a crash.
+        """
         return array(
             "q",
             (
                 inode
                 for (inode,) in self._database.rows(
                     "SELECT s.inode FROM staged_inode s WHERE s.known"
-                    " AND NOT EXISTS(SELECT 1 FROM inode i WHERE i.inode=s.inode) ORDER BY s.inode"
+                    " AND (NOT EXISTS(SELECT 1 FROM inode i WHERE i.inode=s.inode)"
+                    " OR EXISTS(SELECT 1 FROM dying d WHERE d.inode=s.inode)) ORDER BY s.inode"
                 )
             ),
         )
@@ -194,12 +244,6 @@ class Rejoin:
 
     def _has_news(self, inode: InodeId, forgetter: Mapping[Origin, int]) -> bool:
         return not all(covers(forgetter, stamp) for stamp in stamps_of(self._database, inode))
-
-
-def clear(database: Database) -> None:
-    """Nothing is staged. Part of the caller's transaction."""
-    database.execute("DELETE FROM staged_page")
-    database.execute("DELETE FROM staged_inode")
 
 
 def bury(work: WorkingSet, inodes: Iterable[InodeId]) -> None:

@@ -1,17 +1,9 @@
 """Open files: open, read, write, flush, fsync, release, truncate.
 
 A file that nobody writes is read from its content ref. The first write or truncation gives it a
-`WriteBuffer`, which all its handles share; closing a writable handle (flush) commits it:
-
-    write_back     blocks are in the store, content ref made     under the buffer's lock
-    settle         blocks are on as many nodes as promised       writing goes on meanwhile
-    namespace      one transaction names the new content         sync
-    publication    every connected mount has seen it             writing goes on meanwhile
-
-fsync does the same and waits for stable storage. Errors come out of flush and fsync; bytes that
+`WriteBuffer`, which all its handles share; closing a writable handle (flush) commits it
+(`WriteBack`). fsync does the same and waits for stable storage. Errors come out of both; bytes that
 could not be stored stay dirty and are tried again until the last handle is released.
-
-A file that lost its last name is not committed any more: its bytes stay here until it is released.
 """
 
 import dataclasses
@@ -26,7 +18,6 @@ from dfsfs.base.errors import BadHandle, Corrupt, DfsError, Invalid, IsDirectory
 from dfsfs.base.limits import (
     NODE_CACHE_BYTES_MAX,
     PATCHES_BYTES_MAX,
-    PATCHES_CLOSED_BYTES_MAX,
     SHARED_FILE_S,
     SHARED_FILES_MAX,
     UNFOLDED_LEAVES_MAX,
@@ -45,6 +36,7 @@ from dfsfs.vfs.kernel import KernelView
 from dfsfs.vfs.leasing import Leasing
 from dfsfs.vfs.privileges import CAPABILITY, drop_privileges, open_capability
 from dfsfs.vfs.readers import Readers
+from dfsfs.vfs.writeback import WriteBack
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +68,7 @@ class Files:
         self._namespace = namespace
         self._storage = storage
         self._world = world
-        self._publication = publication
+        self._write_back = WriteBack(namespace, publication, kernel)
         self._leasing = leasing
         self._kernel = kernel
         self._handles = handles
@@ -169,19 +161,35 @@ class Files:
         """The last close of a handle; commits what a mapping wrote after the last flush."""
         handle = self._handles.remove_file(number)
         file = handle.file
-        buffer = file.buffer
-        if len(file.handles) == 1 and buffer is not None and not file.unlinked:
+        if len(file.handles) == 1 and file.buffer is not None and not file.unlinked:
             try:
-                await self._commit(file)
-            except DfsError as error:
-                if file.buffer is buffer and file.committed < buffer.sequence:
-                    log.error(
-                        "%r: %d bytes written were lost: %s",
-                        self._namespace.path(file.inode),
-                        buffer.size,
-                        error,
-                    )
+                await self._commit_last(file)
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    self._let_go(handle)
+                else:  # it took too long to be waited for; but what it waits for has an end
+                    self._background.start_soon(self._release_later, handle)
+                raise
         self._let_go(handle)
+
+    async def _release_later(self, handle: FileHandle) -> None:
+        await self._commit_last(handle.file)
+        self._let_go(handle)
+
+    async def _commit_last(self, file: OpenFile) -> None:
+        buffer = file.buffer
+        try:
+            await self._write_back.commit(file)
+        except DfsError as error:
+            if buffer and file.buffer is buffer and file.committed < buffer.sequence:
+                path = self._path(file.inode)
+                log.error("%r: %d bytes written were lost: %s", path, buffer.size, error)
+
+    def _path(self, inode: InodeId) -> bytes:
+        try:
+            return self._namespace.path(inode)
+        except NotFound:
+            return b"(removed file %d)" % inode
 
     def _let_go(self, handle: FileHandle) -> None:
         file = handle.file
@@ -195,7 +203,7 @@ class Files:
         elif file.cached is not file.content:
             self._kernel.pages_changed(file.inode)
         del self._open[file.inode]
-        if file.unlinked:
+        if file.unlinked or file.bereft:
             self._namespace.drop_orphan(file.inode)
 
     def _advance(self, file: OpenFile) -> None:
@@ -348,7 +356,7 @@ class Files:
         # What was awaited may have let another handle's flush end this buffer.
         self._put(handle, handle.file.buffer or self._begin(handle.file), offset, data)
         if handle.sync:
-            await self._commit(handle.file, durable=True)
+            await self._write_back.commit(handle.file, durable=True)
 
     def _put(self, handle: FileHandle, buffer: WriteBuffer, offset: int, data: Buffer) -> None:
         if not handle.writable:
@@ -399,7 +407,7 @@ class Files:
         try:
             await self._resize(handle.file, size)
             if not handle.file.unlinked:
-                await self._commit(handle.file)
+                await self._write_back.commit(handle.file)
         finally:
             self._let_go(handle)
 
@@ -434,8 +442,8 @@ class Files:
         """
         file = self._open.get(inode)
         while file is not None and (buffer := file.buffer) is not None and not file.unlinked:
-            await self._store(file, PATCHES_BYTES_MAX)
-            self._drop_clean(file, buffer)
+            await self._write_back.store(file, PATCHES_BYTES_MAX)
+            self._write_back.drop_clean(file, buffer)
 
     # -- committing ---------------------------------------------------------------------------
 
@@ -448,60 +456,22 @@ class Files:
         """A close(2): what the handle wrote is committed and visible (promises 4 and 8)."""
         handle = self._handles.file(number)
         if handle.writable and not self.is_clean(number):
-            await self._commit(handle.file)
+            await self._write_back.commit(handle.file)
 
     async def fsync(self, number: int) -> None:
         """Everything written is committed, visible and on stable storage (promise 9)."""
         file = self._handles.file(number).file
         if not file.unlinked:
-            await self._commit(file, durable=True)
-
-    async def _commit(self, file: OpenFile, *, durable: bool = False) -> None:
-        busy = (file.inode,)
-        self._kernel.begin(busy)
-        try:
-            buffer = file.buffer
-            # What is closed would carry its patches for long: fewer of them.
-            await self._store(file, PATCHES_BYTES_MAX if durable else PATCHES_CLOSED_BYTES_MAX)
-            reached = self._publication.durable if durable else self._publication.visible
-            await reached(position := self._namespace.position)
-            file.unseen = file.unseen if file.unseen > position else 0
-        finally:
-            self._kernel.end(busy)
-        if buffer is not None:
-            self._drop_clean(file, buffer)
-
-    async def _store(self, file: OpenFile, patches_bytes_max: int) -> None:
-        """Have the namespace name what is written until now."""
-        buffer = file.buffer
-        if buffer is None or file.committed >= buffer.sequence:
-            return
-        written = await buffer.write_back(patches_bytes_max=patches_bytes_max)
-        if buffer.upload is not None:
-            await buffer.upload.settle()
-        if file.buffer is buffer and file.committed < written.sequence and not file.unlinked:
-            # What came from elsewhere meanwhile came without the lease: after a partition.
-            self._namespace.write(
-                file.inode, written.content, mtime_ns=file.mtime_ns, seen=file.base
-            )
-            file.replace(written.content)
-            file.committed, file.unseen = written.sequence, self._namespace.position
-
-    def _drop_clean(self, file: OpenFile, buffer: WriteBuffer) -> None:
-        """A buffer of which everything is committed is not needed any more."""
-        if file.buffer is buffer and file.committed == buffer.sequence:
-            buffer.close()
-            file.buffer = None
-            file.atime_due = True
+            await self._write_back.commit(file, durable=True)
 
     async def commit_all(self) -> None:
         """Commit every file that has bytes not yet committed: before an orderly end."""
         for file in list(self._open.values()):
             if file.buffer is not None and not file.unlinked:
                 try:
-                    await self._commit(file)
+                    await self._write_back.commit(file)
                 except DfsError as error:
-                    log.error("%r: not written back: %s", self._namespace.path(file.inode), error)
+                    log.error("%r: not written back: %s", self._path(file.inode), error)
 
     # -- what others must know ----------------------------------------------------------------
 
@@ -571,14 +541,19 @@ class Files:
         if len(self._shared) > SHARED_FILES_MAX:
             del self._shared[next(iter(self._shared))]
 
-    def recheck_links(self, inode: InodeId) -> None:
-        """An inode may have lost or found a name elsewhere."""
+    def recheck_links(self, inode: InodeId, *, local: bool) -> None:
+        """An inode may have lost or found a name: elsewhere, or by who does not tell."""
         file = self._open.get(inode)
-        if file is not None:
-            if self._namespace.get(inode).nlink == 0:
-                self.unlinked(inode)
-            else:
-                file.unlinked = False
+        if file is None or file.heir != inode:
+            return
+        if self._namespace.get(inode).nlink:
+            file.unlinked = file.bereft = False
+        elif not local and file.buffer is not None and file.committed < file.buffer.sequence:
+            # Who removes a file takes its lease, with which this would have been written back.
+            file.bereft = True
+            self._namespace.hold_orphan(inode)
+        else:
+            self.unlinked(inode)
 
     def keeps_pages(self, inode: InodeId) -> bool:
         """Whether what the page cache has stays for now, although the content changed.

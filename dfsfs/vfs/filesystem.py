@@ -526,7 +526,7 @@ class Filesystem:
             self._files.changed(inode, content, local=change.local)
         if expected is None:
             for inode in change.attributes:
-                self._files.recheck_links(inode)
+                self._files.recheck_links(inode, local=change.local)
         self._kernel.changed(
             change,
             expected=expected,

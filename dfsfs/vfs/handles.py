@@ -37,12 +37,14 @@ class OpenFile:
     __slots__ = (
         "atime_due",
         "base",
+        "bereft",
         "buffer",
         "cached",
         "capable",
         "committed",
         "content",
         "handles",
+        "heir",
         "inode",
         "mtime_ns",
         "privileged",
@@ -63,6 +65,8 @@ class OpenFile:
         self.mtime_ns = 0  # of the buffer's last change
         self.settles_at_s: float | None = None  # when `Readers` lets the page cache go on
         self.unlinked = False
+        self.bereft = False  # removed by somebody who had not seen what is written here
+        self.heir = inode  # the inode that has what is written: another if it had to be made again
         self.atime_due = True
         self.capable = True  # may have security.capability, for all we know
         self.privileged = privileged  # may have suid, sgid or capabilities that a write must clear

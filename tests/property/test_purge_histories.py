@@ -48,6 +48,7 @@ class PurgeHistory(History):
         super().__init__(seed, tmp_path)
         self.purge_share = self.random.choice([0.3, 0.5])
         self.regroup_share = self.random.choice([0.008, 0.015, 0.04])
+        self.crash_share = self.random.choice([0.002, 0.1])  # of the steps of a snapshot
         self.horizon = self.random.choice([12, 24, 40])  # steps
         self.steps = 0
         self.heard: dict[tuple[int, int], int] = {}  # both -> the step
@@ -140,6 +141,9 @@ class PurgeHistory(History):
     def exchange(self, to: Replica, source: Replica, *, everything: bool = False) -> None:
         if to is source or not self.reaches(to, source):
             return
+        for one in (to, source):
+            while one.namespace.rejoin.is_complete:  # it crashed
+                self.finish(one)
         for one, other in ((to, source), (source, to)):
             if is_below(one, other) or (is_below(other, one) and not one.namespace.is_whole):
                 self.rejoin(one, other)
@@ -154,7 +158,7 @@ class PurgeHistory(History):
             return
         space = one.namespace
         have, floor = source.namespace.gaps.sure(), source.namespace.floor
-        joining = space.begin_rejoin(have)
+        space.rejoin.begin(have)
         cursor = None
         while True:
             try:
@@ -163,20 +167,26 @@ class PurgeHistory(History):
                 )
             except Unavailable:
                 return
-            joining.stage(page)
+            space.rejoin.stage(page)
             cursor = page.next
             if cursor is None:
                 break
             self.meanwhile(one, source)
         self.rejoined += 1
+        space.rejoin.complete(floor, source.namespace.have())
+        self.finish(one)
+
+    def finish(self, one: Replica) -> None:
+        """Apply a snapshot; sometimes that ends in the middle."""
         before = one.tree()
-        for _ in space.finish_rejoin(joining, floor, source.namespace.have()):
+        for _ in one.namespace.finish_rejoin():
             after = one.check()
             one.check_changes(before, after)
             self.meanwhile(one)
             before = one.tree()
-            if self.random.random() < 0.002:
-                return  # it crashed
+            if self.random.random() < self.crash_share:
+                one.restart()
+                return
         one.check_changes(before, one.check())
 
     def meanwhile(self, *replicas: Replica) -> None:

@@ -11,11 +11,13 @@ import pytest
 import trio
 
 from dfsfs.base.errors import DfsError
+from dfsfs.base.limits import SESSION_LEASE_S
+from dfsfs.base.types import ROOT_INODE
 from dfsfs.base.units import KIB
 from dfsfs.node import Node
 from dfsfs.runtime import failures_in
 from dfsfs.testing.outage import Versions, power_life
-from dfsfs.testing.simnode import SimNode
+from dfsfs.testing.simnode import PROGRAM, SimNode
 from dfsfs.testing.simulator import Simulation, simulate
 
 CUTS = 6  # lives of each story; each loses something else
@@ -56,6 +58,47 @@ async def _fsynced_and_writer_lost(sim: Simulation) -> None:
     await _power_returns(sim, nodes[1:])
     for node in nodes[1:]:
         assert await node.read("/x") == BIG
+
+
+async def _fsync(node: SimNode, name: str) -> None:
+    """Of what was closed before."""
+    filesystem = node.node.filesystem
+    inode = filesystem.lookup(ROOT_INODE, name.encode()).inode
+    opened = await filesystem.open(inode, os.O_RDONLY, PROGRAM)
+    await filesystem.fsync(opened.number)
+    await filesystem.release(opened.number)
+
+
+async def _fsynced_after_the_holder_was_away(sim: Simulation, *, loses_power: bool) -> None:
+    nodes = await sim.start_nodes(3, replicas=2)
+    writer, *others = nodes
+    names = [f"{number}" for number in range(6)]
+    for name in names:
+        await writer.write(f"/{name}", name.encode() * 300 * KIB)
+    sim.partition([writer], others)
+    await trio.sleep(2 * SESSION_LEASE_S)
+    for node in others if loses_power else []:
+        sim.power_cut(node)
+        await sim.restart(node)
+    sim.heal()
+    await sim.until(sim.all_connected, within_s=60)
+    for name in names:
+        await _fsync(writer, name)
+    sim.power_cut()
+    await _power_returns(sim, others)
+    for node in others:
+        for name in names:
+            assert await node.read(f"/{name}") == name.encode() * 300 * KIB
+
+
+async def _fsynced_after_a_cut(sim: Simulation) -> None:
+    """Blocks that a peer took in a session that ended are on its disk after an fsync as well."""
+    await _fsynced_after_the_holder_was_away(sim, loses_power=False)
+
+
+async def _fsynced_after_holders_lost_power(sim: Simulation) -> None:
+    """Blocks that a peer took and lost before it flushed them are put there again."""
+    await _fsynced_after_the_holder_was_away(sim, loses_power=True)
 
 
 async def _closed(sim: Simulation) -> None:
@@ -108,7 +151,17 @@ async def _strangers(sim: Simulation) -> None:
 @losses
 @pytest.mark.parametrize("seed", range(CUTS))
 @pytest.mark.parametrize(
-    "story", [_fsynced, _fsynced_and_writer_lost, _closed, _rewritten, _replaced, _strangers]
+    "story",
+    [
+        _fsynced,
+        _fsynced_and_writer_lost,
+        _fsynced_after_a_cut,
+        _fsynced_after_holders_lost_power,
+        _closed,
+        _rewritten,
+        _replaced,
+        _strangers,
+    ],
 )
 def test_power_cuts(story: Callable[[Simulation], Awaitable[None]], seed: int) -> None:
     simulate(seed, story)

@@ -177,6 +177,38 @@ async def test_a_crash_at_any_moment_loses_nothing(sim: Simulation) -> None:
     await sim.until(lambda: not any(map(dead, nodes)), within_s=WAIT_S)
 
 
+async def test_who_has_begun_to_apply_a_snapshot_needs_its_giver_no_more(sim: Simulation) -> None:
+    """Nothing waits for ever: b has a part of it, c is below its floor, and a is gone for good."""
+    a, b, c = await sim.start_nodes(3, horizon_s=HORIZON_S)
+    await a.mkdir("/kept")
+    for number in range(20):
+        await a.write(f"/kept/{number}", b"%d" % number)
+    await sim.converge()
+    sim.partition([a], [b], [c])
+    await make_and_remove(a)
+    await b.write("/of b", b"b")
+    await c.write("/of c", b"c")
+    await sim.until(lambda: dead(a) == 0, within_s=HORIZON_S + WAIT_S)
+    sim.heal()
+    sim.partition([a, b], [c])
+    begun = trio.Event()
+    space = b.node.namespace
+    space.subscribe(lambda change: None if space.is_whole else begun.set())
+    with trio.fail_after(WAIT_S):
+        await begun.wait()
+    sim.crash(a)
+    assert not space.is_whole
+    sim.crash(b)
+    await sim.restart(b)
+    a.gone = True
+    sim.heal()
+    await sim.converge()
+    for node in (b, c):
+        assert node.names() == ["kept", "of b", "of c"]
+        assert len(node.names("/kept")) == 20
+    assert forgetting(c)["snapshots_taken"] == 1
+
+
 @pytest.mark.parametrize("horizon_s", [HORIZON_S, 1e6])
 async def test_blocks_that_others_collected_come_back_with_an_edit(
     sim: Simulation, horizon_s: float

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dfsfs.base.errors import RemoteProtocolError
-from dfsfs.base.limits import LEASE_PEACE_S
+from dfsfs.base.limits import LEASE_PEACE_S, LEASES_GIVEN_MAX
 from dfsfs.base.types import ORIGIN_SHIFT, InodeId, NodeId, Origin
 from dfsfs.cluster.lease import Grant, HandOver, LeaseTable, Ready, Request
 
@@ -484,3 +484,23 @@ LeaseMachine.TestCase.settings = settings(
     max_examples=200, stateful_step_count=50, deadline=None, derandomize=True
 )
 TestLeases = LeaseMachine.TestCase
+
+
+def test_what_a_lying_peer_can_make_a_table_remember_is_bounded() -> None:
+    """It is refused when it asks, in its own session: not later, where nobody is to blame."""
+    table = LeaseTable(NODES[0], Origin(1), mounts=True)
+    table.connect(NODES[1], Origin(2), mounts=True, active=True, now_s=0.0)
+
+    def asks(number: int) -> None:
+        # Of as many origins as there are requests: whose they are is remembered, too.
+        table.requested(NODES[1], InodeId((number + 3 << ORIGIN_SHIFT) + 1), 1, 0.0)
+        for action in table.actions:
+            if isinstance(action, HandOver):
+                table.handed_over(action.inode, 0.0)
+        table.actions.clear()
+
+    for number in range(LEASES_GIVEN_MAX):
+        asks(number)
+    with pytest.raises(RemoteProtocolError):
+        asks(LEASES_GIVEN_MAX)
+    assert all(used <= most for used, most in table.bounded().values())

@@ -1,14 +1,17 @@
 """Publication: who waits for whom, and when a wait ends."""
 
+from collections.abc import Collection
+
 import pytest
 import trio
 
 from dfsfs.base.errors import Unavailable
-from dfsfs.base.limits import SYNC_TIMEOUT_S
-from dfsfs.base.types import NodeId
+from dfsfs.base.limits import SYNC_TIMEOUT_S, UNFLUSHED_BLOCKS_MAX
+from dfsfs.base.types import Digest, DigestKind, NodeId, digest_of
 from dfsfs.cluster.publication import Publication
 
 A, B, C = (NodeId(bytes([n]) * 32) for n in (1, 2, 3))
+X = digest_of(DigestKind.BLAKE3, b"x")
 
 
 class Disk:
@@ -44,8 +47,36 @@ class Peer:
         self.publication.flush_ended(self.node, number, good=not self.broken)
 
 
-def publication(disk: Disk, concern: int | None = 2, *, strict: bool = False) -> Publication:
-    return Publication(concern=concern, strict=strict, sync_local=disk.sync_local)
+class Blocks:
+    """Has the peers `takers` take blocks again that had gone with others."""
+
+    def __init__(self) -> None:
+        self.takers: list[NodeId] = []
+        self.placed: list[Digest] = []
+        self.publication: Publication | None = None
+
+    async def place_again(self, digests: Collection[Digest]) -> bool:
+        await trio.lowlevel.checkpoint()
+        assert self.publication is not None
+        for digest in digests if self.takers else ():
+            self.placed.append(digest)
+            for node in self.takers:
+                self.publication.block_stored(node, digest)
+        return bool(self.takers)
+
+
+def publication(
+    disk: Disk, concern: int | None = 2, *, strict: bool = False, blocks: Blocks | None = None
+) -> Publication:
+    blocks = blocks or Blocks()
+    blocks.publication = Publication(
+        concern=concern, strict=strict, sync_local=disk.sync_local, place_again=blocks.place_again
+    )
+    return blocks.publication
+
+
+def digests(count: int) -> list[Digest]:
+    return [digest_of(DigestKind.BLAKE3, b"%d" % number) for number in range(count)]
 
 
 def connect(
@@ -95,7 +126,11 @@ async def test_storage_peers_count_for_the_concern_only() -> None:
 
 async def test_concern_all_waits_for_all() -> None:
     p = Publication(
-        concern=None, copies_possible=lambda: 3, strict=True, sync_local=Disk().sync_local
+        concern=None,
+        copies_possible=lambda: 3,
+        strict=True,
+        sync_local=Disk().sync_local,
+        place_again=Blocks().place_again,
     )
     connect(p, A, acknowledged=9)
     connect(p, B)
@@ -147,8 +182,8 @@ async def test_durable_flushes_here_and_on_one_peer() -> None:
 async def test_durable_flushes_every_peer_that_took_blocks() -> None:
     p = publication(Disk())
     peers = [connect(p, node, acknowledged=7) for node in (A, B, C)]
-    p.block_stored(B)
-    p.block_stored(C)
+    p.block_stored(B, X)
+    p.block_stored(C, X)
     await p.durable(7)
     assert [peer.flushes for peer in peers] == [0, 1, 1]
     await p.durable(7)
@@ -162,13 +197,73 @@ async def test_blocks_that_a_peer_could_not_flush_are_missed_whoever_has_the_row
     """Promise 9."""
     p = publication(Disk(), strict=True)
     peers = {node: connect(p, node, acknowledged=7) for node in (A, B, C)}
-    p.block_stored(B)
-    p.block_stored(C)
+    p.block_stored(B, X)
+    p.block_stored(C, X)
     peers[broken].broken = True
     with pytest.raises(Unavailable):
         await p.durable(7)
     peers[broken].broken = False
     await p.durable(7)
+
+
+async def test_what_a_peer_took_before_it_went_is_taken_and_flushed_by_another() -> None:
+    """Promise 9."""
+    blocks = Blocks()
+    p = publication(Disk(), strict=True, blocks=blocks)
+    a = connect(p, A, acknowledged=7)
+    connect(p, B, acknowledged=7)
+    p.block_stored(B, X)
+    p.disconnected(B)
+    with pytest.raises(Unavailable):  # A has the rows, and nobody the block
+        await p.durable(7)
+    c = connect(p, C, acknowledged=7)
+    blocks.takers = [C]
+    await p.durable(7)
+    assert (blocks.placed, a.flushes, c.flushes) == ([X], 1, 1)
+    await p.durable(7)
+    assert (blocks.placed, c.flushes) == ([X], 1)
+
+
+async def test_what_a_peer_took_is_offered_to_it_again_when_it_is_back() -> None:
+    """It may have lost power meanwhile."""
+    blocks = Blocks()
+    p = publication(Disk(), strict=True, blocks=blocks)
+    for _ in range(2):
+        connect(p, A, acknowledged=7)
+        b = connect(p, B, acknowledged=7)
+        p.block_stored(B, X)
+    blocks.takers = [B]
+    await p.durable(7)
+    assert (blocks.placed, b.flushes) == ([X], 1)
+
+
+async def test_what_a_peer_that_goes_while_it_flushes_took_is_flushed_by_another() -> None:
+    blocks = Blocks()
+    p = publication(Disk(), strict=True, blocks=blocks)
+    a, b = (connect(p, node, acknowledged=7) for node in (A, B))
+    b.silent = True
+    p.block_stored(B, X)
+    blocks.takers = [A]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(p.durable, 7)
+        await trio.testing.wait_all_tasks_blocked()
+        p.disconnected(B)
+    assert (blocks.placed, a.flushes) == ([X], 2)  # of the rows, and of the block
+
+
+async def test_what_waits_for_a_flush_is_bounded() -> None:
+    """Promise 16."""
+    p = publication(Disk())
+    good, silent = connect(p, A), connect(p, B)
+    silent.silent = True
+    for digest in digests(2 * UNFLUSHED_BLOCKS_MAX):
+        p.block_stored(A, digest)
+        p.block_stored(B, digest)
+        await trio.lowlevel.checkpoint()
+    assert good.flushes == silent.flushes == 8
+    assert p.bounded()["unflushed_blocks"] == [UNFLUSHED_BLOCKS_MAX] * 2
+    p.disconnected(B)
+    assert p.bounded()["unflushed_blocks"] == [UNFLUSHED_BLOCKS_MAX] * 2
 
 
 async def test_a_failed_peer_is_replaced() -> None:
@@ -241,6 +336,6 @@ async def test_durable_does_not_flush_a_spare_peer_without_blocks() -> None:
     mount = connect(p, B, mounts=True, acknowledged=7)
     await p.durable(7)
     assert (spare.flushes, mount.flushes) == (0, 1)
-    p.block_stored(A)
+    p.block_stored(A, X)
     await p.durable(7)
     assert (spare.flushes, mount.flushes) == (1, 2)

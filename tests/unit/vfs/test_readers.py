@@ -46,9 +46,11 @@ async def test_growth_that_comes_with_a_snapshot_is_shown(bench: Bench) -> None:
     reader = (await fs.open(inode, os.O_RDONLY, ROOT)).number
     await fs.read(reader, 0, 100)
     bench.elsewhere.write(inode, inline_ref(b"one\ntwo\n"), mtime_ns=1)
-    rejoin = bench.namespace.begin_rejoin(bench.elsewhere.have())
+    rejoin = bench.namespace.rejoin
+    rejoin.begin(bench.elsewhere.have())
     rejoin.stage(bench.elsewhere.snapshot(None, bytes_max=1 << 20))
-    for changes in bench.namespace.finish_rejoin(rejoin, {}, bench.elsewhere.have()):
+    rejoin.complete({}, bench.elsewhere.have())
+    for changes in bench.namespace.finish_rejoin():
         await fs.invalidated(changes)
     assert fs.getattr(inode).size == 8
     await fs.release(reader)
