@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from dfsfs.base.errors import Unavailable
 from dfsfs.base.types import InodeId, LinkId, Origin, Stamp
 from dfsfs.crdt import covers, join
+from dfsfs.namespace.conflicts import copy_inode
 from dfsfs.namespace.reading import Reader
 from dfsfs.namespace.rows import Row, TombstoneRow
 from dfsfs.runtime import Database
@@ -57,6 +58,11 @@ _KEEP = """
 DELETE FROM temp.dead WHERE inode IN (
   SELECT n.inode FROM temp.named n WHERE n.by NOT IN (SELECT inode FROM temp.dead))
 """
+# Contents that are, or soon may be, shown as conflict copies.
+_CONTESTED = """
+SELECT c.inode, c.dot_time, c.dot_origin FROM inode i JOIN content c ON c.inode = i.inode
+  WHERE i.siblings > 1
+"""
 _STAMPS = """
 SELECT time, origin FROM inode WHERE inode=?1
 UNION ALL SELECT touch_time, touch_origin FROM inode WHERE inode=?1
@@ -91,6 +97,14 @@ def judge(database: Database) -> Judgement:
             seen.execute("CREATE TEMP TABLE dead(inode INTEGER PRIMARY KEY, is_directory INTEGER)")
             seen.execute("CREATE TEMP TABLE named(inode INTEGER, by INTEGER)")
             seen.execute(_DEAD)
+            # A conflict copy that was made a file, and removed: forgotten, it would be shown again.
+            seen.executemany(
+                "DELETE FROM temp.dead WHERE inode=?",
+                [
+                    (copy_inode(inode, Stamp(time, origin)),)
+                    for inode, time, origin in seen.rows(_CONTESTED)
+                ],
+            )
             if seen.value("SELECT 1 FROM temp.dead WHERE is_directory LIMIT 1"):
                 seen.execute(_NAMED)
                 kept = 1
