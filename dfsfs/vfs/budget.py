@@ -21,6 +21,11 @@ class Spillable(Protocol):
 
     error: DfsError | None
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether it has any that are counted."""
+        ...
+
     async def spill(self) -> bool:
         """Begin to store every partial block; False if there was none."""
         ...
@@ -85,8 +90,9 @@ class WriteBudget:
                 self._released = trio.Event()
             released = self._released
             if not await self._spill_oldest() and not released.is_set():
-                failed = [buffer.error for buffer in self._buffers if buffer.error is not None]
-                if failed and len(failed) == len(self._buffers):
+                holding = [buffer for buffer in self._buffers if buffer.holds_bytes]
+                failed = [buffer.error for buffer in holding if buffer.error is not None]
+                if failed and len(failed) == len(holding):
                     raise failed[0]
             await released.wait()
 
