@@ -85,6 +85,7 @@ class WriteBudget:
             Full, or what the store said: dirty bytes cannot be stored, so none will be released.
         """
         self.check_room()
+        tried_again = False
         while self.used > self._bytes_max:
             if self._released.is_set():
                 self._released = trio.Event()
@@ -93,7 +94,12 @@ class WriteBudget:
                 holding = [buffer for buffer in self._buffers if buffer.holds_bytes]
                 failed = [buffer.error for buffer in holding if buffer.error is not None]
                 if failed and len(failed) == len(holding):
-                    raise failed[0]
+                    if tried_again:
+                        raise failed[0]
+                    tried_again = True  # there may be room by now
+                    for buffer in holding:
+                        buffer.error = None
+                    continue
             await released.wait()
 
     async def _spill_oldest(self) -> bool:
