@@ -21,6 +21,11 @@ class Spillable(Protocol):
 
     error: DfsError | None
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether it has any that are counted."""
+        ...
+
     async def spill(self) -> bool:
         """Begin to store every partial block; False if there was none."""
         ...
@@ -80,14 +85,21 @@ class WriteBudget:
             Full, or what the store said: dirty bytes cannot be stored, so none will be released.
         """
         self.check_room()
+        tried_again = False
         while self.used > self._bytes_max:
             if self._released.is_set():
                 self._released = trio.Event()
             released = self._released
             if not await self._spill_oldest() and not released.is_set():
-                failed = [buffer.error for buffer in self._buffers if buffer.error is not None]
-                if failed and len(failed) == len(self._buffers):
-                    raise failed[0]
+                holding = [buffer for buffer in self._buffers if buffer.holds_bytes]
+                failed = [buffer.error for buffer in holding if buffer.error is not None]
+                if failed and len(failed) == len(holding):
+                    if tried_again:
+                        raise failed[0]
+                    tried_again = True  # there may be room by now
+                    for buffer in holding:
+                        buffer.error = None
+                    continue
             await released.wait()
 
     async def _spill_oldest(self) -> bool:

@@ -277,6 +277,11 @@ class WriteBuffer:
         return self._base
 
     @property
+    def holds_bytes(self) -> bool:
+        """Whether bytes wait here, or are on their way into the store."""
+        return bool(self._dirty or self._flying)
+
+    @property
     def unfolded(self) -> int:
         """Leaves waiting to be folded into a tree."""
         return len(self._stored)

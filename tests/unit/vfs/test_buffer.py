@@ -222,6 +222,28 @@ async def test_a_full_store_fails_the_writer_instead_of_stopping_it(nursery: tri
             await trio.testing.wait_all_tasks_blocked(0.001)
 
 
+async def test_a_full_store_fails_writers_of_other_files_as_well(nursery: trio.Nursery) -> None:
+    """What cannot be stored fills the budget, and a file that holds nothing of it frees nothing."""
+    bench = Bench(nursery, budget=2 * BLOCK)
+    other = bench.buffer()
+    other.write(0, b"b" * BLOCK)
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.budget.used == 0
+    bench.storage.failure = Full("no space")
+    buffer = bench.buffer()
+    for index in range(4):
+        buffer.write(index * BLOCK, b"b" * BLOCK)
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(Full), trio.fail_after(30):
+        await bench.budget.relieve()
+    bench.storage.failure = None  # room was made: nobody need know whose bytes did not fit
+    with trio.fail_after(30):
+        await bench.budget.relieve()
+    assert bench.budget.used <= 2 * BLOCK
+    for each in (buffer, other):
+        each.close()
+
+
 async def _stored(bench: Bench, data: bytes) -> ContentRef:
     """Content of its own tree."""
     writer = ContentWriter(bench.storage.upload(), shift=SHIFT, inline_bytes_max=0)
