@@ -170,15 +170,18 @@ class Node:
         trace: TracebackType | None,
     ) -> None:
         """Stop every part. What was acknowledged is durable already."""
-        with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
-            await self.filesystem.commit_all()  # what was written but not closed
-        # Not inside a scope: the nursery on the stack is older than any scope opened here.
-        await self._stack.aclose()
+        try:
+            with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
+                await self.filesystem.commit_all()  # what was written but not closed
+        finally:
+            # Not inside a scope: the nursery on the stack is older than any scope opened here.
+            await self._stack.aclose()
 
     async def _close_store(self) -> None:
+        """Blocks first: the mark of an orderly end must not survive without them."""
         with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
-            await self.world.run_blocking(self._state.end)
             await self.store.close()
+            await self.world.run_blocking(self._state.end)
 
     async def _open_state(self, stack: AsyncExitStack) -> None:
         config = self.config
@@ -291,6 +294,7 @@ class Node:
             self.cluster.storage,
             self.cluster.publication,
             self.cluster.leases,
+            self.cluster.drafts,
         )
         self._conflicts = Conflicts(
             self.namespace, self._keys, self.cluster.leases, self.cluster.publication
@@ -530,7 +534,7 @@ class Node:
 
     async def info(self, key: Key) -> dict[str, Any]:
         """Where a file is. See `admin.Operator.info`."""
-        inode = self._keys.resolve(key)
+        inode = await self._keys.shown(key)
         content = inode.content
         total, counts = await self.cluster.holders(content)
         names = {member.node: member.name for member in self.members.all()}
