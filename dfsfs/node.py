@@ -11,8 +11,8 @@ socket in front of it. Crash-only: what was acknowledged is durable, and startin
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -316,16 +316,28 @@ class Node:
         )
 
     async def _listen(self) -> None:
-        """Listen; without --listen any free port does when the usual one is taken."""
+        """Listen; without --listen any free port does when the usual one is taken.
+
+        Where any does, that of last time goes first: nodes that were all started again look for
+        each other where they were.
+        """
+        own = self.members.get(self.identity.node_id)
+        before = [] if own is None else [url.rpartition(":")[2] for url in own.addresses]
         self.urls = []
         for url in self.config.listen_urls:
-            try:
-                self.urls.append(await self.endpoint.listen(url))
-            except Unavailable:
-                if self.config.listen is not None:
-                    raise
-                free = url.rpartition(":")[0] + ":0"
-                self.urls.append(await self.endpoint.listen(free))
+            host, _, port = url.rpartition(":")
+            if self.config.listen is None:
+                ports = [*before, port, "0"]
+            else:
+                ports = [*before, port] if port == "0" else [port]
+            self.urls.append(await self._listen_on([f"{host}:{port}" for port in ports]))
+
+    async def _listen_on(self, urls: Sequence[str]) -> str:
+        """The first that is free."""
+        for url in urls[:-1]:
+            with suppress(Unavailable):
+                return await self.endpoint.listen(url)
+        return await self.endpoint.listen(urls[-1])
 
     # -- what the parts ask of the whole --------------------------------------------------------
 
