@@ -17,7 +17,7 @@ from dfsfs.blocks import Storage
 from dfsfs.content import ContentReader, ContentWriter
 from dfsfs.namespace import Inode, Namespace
 from dfsfs.runtime import World
-from dfsfs.vfs import Leases, Publication
+from dfsfs.vfs import Drafts, Leases, Publication
 
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
@@ -33,6 +33,7 @@ class Keys:
         storage: Storage,
         publication: Publication,
         leases: Leases,
+        drafts: Drafts,
         *,
         has_room: Callable[[], bool],
     ) -> None:
@@ -42,6 +43,7 @@ class Keys:
         self._storage = storage
         self._publication = publication
         self._leases = leases
+        self._drafts = drafts
         self._has_room = has_room
         self._being_read: dict[object, tuple[InodeId, ContentRef]] = {}
 
@@ -125,7 +127,7 @@ class Keys:
     @asynccontextmanager
     async def get(self, key: Key) -> AsyncIterator[AsyncIterable[Buffer]]:
         """The content of a file, piece by piece. See `admin.Operator.get`."""
-        inode = self.resolve(key)
+        inode = await self.shown(key)
         if inode.kind == FileKind.DIRECTORY:
             raise IsDirectory(f"{_text(key)} is a directory")
         if inode.kind != FileKind.REGULAR:
@@ -148,14 +150,19 @@ class Keys:
     async def stat(self, key: Key) -> Listing:
         """One entry, symlinks not followed."""
         names = components(key)
-        return _listing(names[-1] if names else b"", self.resolve(key))
+        return _listing(names[-1] if names else b"", await self.shown(key))
 
     async def list(self, key: Key, after: bytes | None, limit: int) -> "list[Listing]":
         """A page of a directory."""
         directory = self.resolve(key)
         if directory.kind != FileKind.DIRECTORY:
             raise NotDirectory(f"{_text(key)} is not a directory")
-        entries = self._namespace.list(directory.inode, after, limit)
+        while True:
+            entries = self._namespace.list(directory.inode, after, limit)
+            drafts = [e.inode.inode for e in entries if self._drafts.is_elsewhere(e.inode.inode)]
+            if not drafts:
+                break
+            await self._drafts.settled(drafts)
         return [_listing(entry.name, entry.inode) for entry in entries]
 
     async def remove(self, key: Key) -> None:
@@ -188,6 +195,16 @@ class Keys:
             except (NotFound, NotDirectory):
                 break
         return tuple(found[-2:])
+
+    async def shown(self, key: Key) -> Inode:
+        """The inode of a key, with all that was set of it elsewhere (promise 4).
+
+        Raises:
+            NotFound: no such key.
+        """
+        while self._drafts.is_elsewhere((found := self.resolve(key)).inode):
+            await self._drafts.settled([found.inode])
+        return found
 
     def resolve(self, key: Key) -> Inode:
         """The inode of a key.

@@ -11,8 +11,8 @@ socket in front of it. Crash-only: what was acknowledged is durable, and startin
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -170,15 +170,18 @@ class Node:
         trace: TracebackType | None,
     ) -> None:
         """Stop every part. What was acknowledged is durable already."""
-        with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
-            await self.filesystem.commit_all()  # what was written but not closed
-        # Not inside a scope: the nursery on the stack is older than any scope opened here.
-        await self._stack.aclose()
+        try:
+            with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
+                await self.filesystem.commit_all()  # what was written but not closed
+        finally:
+            # Not inside a scope: the nursery on the stack is older than any scope opened here.
+            await self._stack.aclose()
 
     async def _close_store(self) -> None:
+        """Blocks first: the mark of an orderly end must not survive without them."""
         with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
-            await self.world.run_blocking(self._state.end)
             await self.store.close()
+            await self.world.run_blocking(self._state.end)
 
     async def _open_state(self, stack: AsyncExitStack) -> None:
         config = self.config
@@ -291,6 +294,7 @@ class Node:
             self.cluster.storage,
             self.cluster.publication,
             self.cluster.leases,
+            self.cluster.drafts,
             has_room=self.has_room,
         )
         self._conflicts = Conflicts(
@@ -313,16 +317,28 @@ class Node:
         )
 
     async def _listen(self) -> None:
-        """Listen; without --listen any free port does when the usual one is taken."""
+        """Listen; without --listen any free port does when the usual one is taken.
+
+        Where any does, that of last time goes first: nodes that were all started again look for
+        each other where they were.
+        """
+        own = self.members.get(self.identity.node_id)
+        before = [] if own is None else [url.rpartition(":")[2] for url in own.addresses]
         self.urls = []
         for url in self.config.listen_urls:
-            try:
-                self.urls.append(await self.endpoint.listen(url))
-            except Unavailable:
-                if self.config.listen is not None:
-                    raise
-                free = url.rpartition(":")[0] + ":0"
-                self.urls.append(await self.endpoint.listen(free))
+            host, _, port = url.rpartition(":")
+            if self.config.listen is None:
+                ports = [*before, port, "0"]
+            else:
+                ports = [*before, port] if port == "0" else [port]
+            self.urls.append(await self._listen_on([f"{host}:{port}" for port in ports]))
+
+    async def _listen_on(self, urls: Sequence[str]) -> str:
+        """The first that is free."""
+        for url in urls[:-1]:
+            with suppress(Unavailable):
+                return await self.endpoint.listen(url)
+        return await self.endpoint.listen(urls[-1])
 
     # -- what the parts ask of the whole --------------------------------------------------------
 
@@ -535,7 +551,7 @@ class Node:
 
     async def info(self, key: Key) -> dict[str, Any]:
         """Where a file is. See `admin.Operator.info`."""
-        inode = self._keys.resolve(key)
+        inode = await self._keys.shown(key)
         content = inode.content
         total, counts = await self.cluster.holders(content)
         names = {member.node: member.name for member in self.members.all()}

@@ -8,6 +8,7 @@ from dfsfs.vfs.files import Opened
 from dfsfs.vfs.filesystem import Filesystem
 from dfsfs.vfs.handles import DirectoryEntry
 from dfsfs.vfs.interface import (
+    Drafts,
     FileFacts,
     Invalidator,
     Leases,
@@ -22,6 +23,7 @@ __all__ = [
     "VIRTUAL_XATTR_PREFIX",
     "Caller",
     "DirectoryEntry",
+    "Drafts",
     "FileFacts",
     "Filesystem",
     "Invalidator",

@@ -62,6 +62,15 @@ async def test_what_is_set_before_the_close_costs_no_round_trip(sim: Simulation)
     assert waits(a) - before == 3  # it is closed: everybody is waited for
 
 
+async def test_the_library_sees_what_was_set_before_the_close(sim: Simulation) -> None:
+    """Promise 4: also who asks for a file by its key."""
+    a, b, c = await sim.start_nodes(3)
+    _, inode = await make(a)
+    await chmod(a, inode, 0o711)
+    assert (await b.node.stat(NAME)).mode == 0o711
+    assert [entry.mode for entry in await c.node.list(b"", None, 9)] == [0o711]
+
+
 async def test_who_looks_before_the_close_sees_what_was_set(sim: Simulation) -> None:
     """Promise 4: exactly what was set last, and from then on its maker waits for everybody."""
     a, b, c = await sim.start_nodes(3)

@@ -101,6 +101,20 @@ async def _fsynced_after_holders_lost_power(sim: Simulation) -> None:
     await _fsynced_after_the_holder_was_away(sim, loses_power=True)
 
 
+async def _stopped(sim: Simulation) -> None:
+    """Who says that it has ended in good order has flushed blocks as well as rows."""
+    (node,) = await sim.start_nodes(1)
+    for flushes in range(1, 9):
+        name = f"/{flushes}"
+        await node.write(name, BIG)
+        origin = node.node.origin
+        sim.power_cut_in_flush(node, flushes)
+        await sim.stop(node)
+        await sim.restart(node)
+        if node.node.origin == origin:  # it takes no other, so it believes in its past
+            assert await node.read(name) == BIG
+
+
 async def _closed(sim: Simulation) -> None:
     nodes = await sim.start_nodes(2)
     await trio.sleep(1)
@@ -157,6 +171,7 @@ async def _strangers(sim: Simulation) -> None:
         _fsynced_and_writer_lost,
         _fsynced_after_a_cut,
         _fsynced_after_holders_lost_power,
+        _stopped,
         _closed,
         _rewritten,
         _replaced,
