@@ -94,12 +94,8 @@ class Cluster:
             peers_changed=self._peers_changed,
             following=namespace.following,
         )
-        self.partition = PartitionWatch(
-            members,
-            lambda: self.leases.connected_nodes,
-            policy=settings.on_partition,
-            mounts=mounts,
-        )
+        connected, policy = lambda: self.leases.connected_nodes, settings.on_partition
+        self.partition = PartitionWatch(members, connected, policy=policy, mounts=mounts)
         members.watch(self._member_changed)
         rejoining = self.rejoining = Rejoining(namespace, endpoint, applied=applied)
         self.drafts = Drafts()

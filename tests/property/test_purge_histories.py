@@ -257,7 +257,7 @@ def test_forgetting_changes_no_tree_and_loses_nothing(seed: int) -> None:
 
 
 def test_histories_forget_and_rejoin() -> None:
-    histories = [run(seed, 200) for seed in (6, 7)]
+    histories = [run(seed, 200) for seed in (20, 22)]
     assert sum(history.forgotten for history in histories) > 10
     assert sum(history.rejoined for history in histories) > 4
 
