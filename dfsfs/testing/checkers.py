@@ -258,10 +258,13 @@ def _same_company(one: Call, other: Call) -> bool:
 
 
 def _may_undo(call: Call, verbs: dict[str, int], path: str, one: Call, other: Call) -> bool:
-    """Whether a call that overlaps with one of two may have undone what that did to the path."""
+    """Whether a call may have undone what one of two did to the path before the other did it."""
     if call in (one, other) or call.verb not in verbs:
         return False
-    if call.took_place_before(one) or other.took_place_before(call):
+    if not any(
+        not call.took_place_before(first) and not last.took_place_before(call)
+        for first, last in ((one, other), (other, one))
+    ):
         return False
     # A directory above it may have been moved as well.
     return call.verb == "rename" or _path(call, verbs) == path

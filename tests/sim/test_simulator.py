@@ -241,3 +241,16 @@ def test_it_notices_two_winners_of_an_exclusive_create() -> None:
     assert len(checkers.shared_wins(history)) == 1
     history.calls[1].end_epochs = {"a": 2}  # the connection ended meanwhile
     assert not checkers.shared_wins(history)
+
+
+def test_a_name_that_was_made_again_between_has_two_who_removed_it() -> None:
+    """The one removes it before it is made again, the other, who has asked first, after that."""
+    a, b = {"a": 1}, {"b": 1}
+    slow = Call("a", "unlink", "/x", start=1, end=9, epochs=b, end_epochs=b)
+    quick = Call("b", "unlink", "/x", start=2, end=3, epochs=a, end_epochs=a)
+    again = Call("b", "write", "/x", start=4, end=5, epochs=a, end_epochs=a)
+    history = History()
+    history.calls += (slow, quick, again)
+    assert not checkers.shared_wins(history)
+    again.start, again.end = 10, 11
+    assert len(checkers.shared_wins(history)) == 1
