@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 METHOD_GET = "blocks.get"
 STOPPING = "this node is stopping"
-RETRY_S = 0.5  # between rounds over all holders while waiting for one to come back
+RETRY_S = 0.5  # between rounds over all holders while waiting for one to come back; it doubles
+RETRY_MAX_S = 4.0  # ... up to this: many may wait, and those who are there have other things to do
 
 
 class Fetcher:
@@ -63,6 +64,8 @@ class Fetcher:
         # How large a block is, is known when it is here: as large as those before it.
         self._expected_bytes = 1 << BLOCK_SHIFT_DEFAULT
         self._nursery: trio.Nursery | None = None
+        self._somebody_came = trio.Event()
+        endpoint.on_session(up=self._session_up)
         self.fetched_blocks = 0
         self.fetched_bytes = 0
         self.bad_blocks = 0
@@ -140,7 +143,9 @@ class Fetcher:
 
         Who waits for that holds no slot: others read what can be had.
         """
+        rest_s = RETRY_S
         while True:
+            somebody_came = self._somebody_came
             async with self._slots:
                 sessions = self._holders(digest)
                 data, failure = await self._race(digest, sessions)
@@ -152,7 +157,13 @@ class Fetcher:
             asked = {session.peer.node for session in sessions}
             if failure is not None and not isinstance(failure, Unavailable) and everyone <= asked:
                 raise failure  # all were asked: waiting will not help
-            await trio.sleep(RETRY_S)
+            with trio.move_on_after(rest_s):
+                await somebody_came.wait()
+            rest_s = min(2 * rest_s, RETRY_MAX_S)
+
+    def _session_up(self, session: Session) -> None:
+        came, self._somebody_came = self._somebody_came, trio.Event()
+        came.set()
 
     def _holders(self, digest: Digest) -> list[Session]:
         """Connected peers, the likeliest holder first."""

@@ -5,8 +5,10 @@ An inode without live links is its opener's private affair: what is changed ther
 goes with the last close, or at the next start.
 """
 
+import logging
+
 from dfsfs.base.codec import encode
-from dfsfs.base.errors import Exists, Full, Invalid, IsDirectory, NoAttribute, NotFound
+from dfsfs.base.errors import DfsError, Exists, Full, Invalid, IsDirectory, NoAttribute, NotFound
 from dfsfs.base.limits import (
     FILE_BYTES_MAX,
     INLINE_BYTES_MAX,
@@ -26,6 +28,8 @@ from dfsfs.namespace.types import AttributeChanges, Inode
 from dfsfs.namespace.verbs import pin
 from dfsfs.namespace.working import Irregular, read_slots
 from dfsfs.runtime import Database
+
+log = logging.getLogger(__name__)
 
 # A conflict copy that the view makes up shows the attributes of its file.
 _SHOWN_LIKE = "coalesce((SELECT original FROM copy WHERE inode=?1), ?1)"
@@ -158,13 +162,17 @@ class Edits:
             transaction.join(rows)
 
     def touch_atime(self, inode: InodeId, atime_ns: int) -> None:
-        """Note a read, on this node alone."""
+        """Note a read, on this node alone; a disk that takes nothing can still be read."""
         found = self._reader.get(inode)
-        if self._is_orphan(found):
-            self._edit_private(found, atime_ns=atime_ns)
-            return
-        with self._database.transaction():
-            self._database.execute("UPDATE inode SET atime_ns=? WHERE inode=?", (atime_ns, inode))
+        sql = "UPDATE inode SET atime_ns=? WHERE inode=?"
+        try:
+            if self._is_orphan(found):
+                self._edit_private(found, atime_ns=atime_ns)
+                return
+            with self._database.transaction():
+                self._database.execute(sql, (atime_ns, inode))
+        except DfsError as error:
+            log.debug("inode %d was read, which cannot be noted: %s", inode, error)
         self._reader.forget([inode])
 
     # -- extended attributes ------------------------------------------------------------------

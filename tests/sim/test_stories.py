@@ -9,7 +9,6 @@ import trio
 from dfsfs.base.errors import Corrupt, DfsError, PeerUnreachable, Unavailable
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
-    FETCHES_MAX,
     HEDGE_S,
     MEMBERS_MAX,
     SESSION_LEASE_S,
@@ -435,29 +434,6 @@ async def test_what_cannot_be_fetched_is_an_error_after_a_bounded_wait(sim: Simu
                 assert await node.read(path) == data
             except Unavailable:
                 assert trio.current_time() - start_s < 6.0
-
-
-async def test_blocks_that_nobody_in_reach_has_keep_nobody_from_others(sim: Simulation) -> None:
-    """Promises 12 and 16: reading what is away, however much of it, slows down nothing else."""
-    a, b, c = await sim.start_nodes(3, replicas=1, write_concern=1)
-    data = some_bytes(MIB)
-    await b.write("/here", data)
-    await sim.converge()
-    sim.crash(c)
-    await sim.until(lambda: len(a.node.endpoint.sessions) == 1, within_s=9)
-    async with trio.open_nursery() as nursery:
-
-        async def read_what_is_away(number: int) -> None:
-            digest = digest_of(DigestKind.BLAKE3, b"only on c: %d" % number)
-            with pytest.raises(Unavailable):
-                await a.node.cluster.storage.get(digest)
-
-        for number in range(2 * FETCHES_MAX):
-            nursery.start_soon(read_what_is_away, number)
-        await trio.sleep(1.0)
-        start_s = trio.current_time()
-        assert await a.read("/here") == data
-        assert trio.current_time() - start_s < 2 * HEDGE_S
 
 
 # -- bad peers ------------------------------------------------------------------------------------
