@@ -27,7 +27,7 @@ async def half_given(sim: Simulation) -> tuple[SimNode, SimNode, SimNode]:
     rows, wanted, given = taker.node.namespace, author.node.namespace, giver.node.namespace
 
     def cut(change: Change) -> None:
-        if giver.up and rows.held(wanted.origin) == wanted.position:
+        if giver.incarnation == 0 and rows.held(wanted.origin) == wanted.position:
             sim.crash(giver)
 
     rows.subscribe(cut)
