@@ -171,6 +171,7 @@ ROWS_BATCH_BYTES_MAX = 512 * KIB
 ROWS_BATCH_COUNT_MAX = 4096
 # One transaction is never cut, so a batch may be larger than asked for; above this it is refused.
 ROWS_MESSAGE_BYTES_MAX = 4 * MIB
+REACH_ORIGINS_MAX = 65_536  # incarnations that what one peer sends may rest on; then it must go
 VECTOR_ENTRIES_MAX = 4096  # writers of one file, over all incarnations
 INODE_CACHE_COUNT = 16_384  # decoded inodes a namespace keeps ...
 INODE_CACHE_BYTES_MAX = 32 * MIB  # ... with the small files and changed bytes that are in them

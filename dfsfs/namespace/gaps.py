@@ -19,9 +19,11 @@ Sync: each method that writes is a transaction. Durable: not later than the rows
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from dfsfs.base.errors import RemoteProtocolError
+from dfsfs.base.limits import REACH_ORIGINS_MAX
 from dfsfs.base.types import NodeId, Origin
 from dfsfs.crdt import HybridClock, dominates, join
-from dfsfs.runtime import Database
+from dfsfs.runtime import Bounds, Database
 
 SCHEMA = """
 -- Of each giver whose reach is not held, per origin; `until` is NULL while it is giving.
@@ -107,17 +109,24 @@ class Gaps:
             if (sure := self._least(self._gaps.values(), origin, time))
         }
 
+    def bounded(self) -> Bounds:
+        """What of it is bounded, and how full that is."""
+        most = max((len(gap.reach) for gap in self._gaps.values()), default=0)
+        return {"reach_origins": [most, REACH_ORIGINS_MAX]}
+
     # -- what comes ---------------------------------------------------------------------------
 
     def note(self, giver: NodeId, reach: Mapping[Origin, int]) -> None:
         """Rows are about to be applied that rest on `reach`.
 
         Raises:
-            Refused: a stamp too far in the future.
+            Refused: a stamp too far in the future. RemoteProtocolError: of too many origins.
         """
         for time in reach.values():
             self._clock.check(time)
         gap = self._gaps.get(giver)
+        if len(reach.keys() | (gap.reach.keys() if gap else set())) > REACH_ORIGINS_MAX:
+            raise RemoteProtocolError("rows that rest on too many incarnations")
         if gap is None:
             have = self._have()
             if dominates(have, reach):

@@ -583,7 +583,8 @@ class Namespace:
 
     def bounded(self) -> Bounds:
         """What of it is bounded, and how full that is."""
-        return {**self._database.bounded("namespace"), **self._reader.bounded()}
+        parts = self._database.bounded("namespace"), self._reader.bounded(), self.gaps.bounded()
+        return {name: filled for part in parts for name, filled in part.items()}
 
     def check(self) -> builtins.list[str]:
         """Every violated invariant, as a sentence; slow, reads everything."""

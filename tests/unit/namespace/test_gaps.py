@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from dfsfs.base.errors import Refused
-from dfsfs.base.types import ROOT_INODE, NodeId
+from dfsfs.base.errors import Refused, RemoteProtocolError
+from dfsfs.base.limits import REACH_ORIGINS_MAX
+from dfsfs.base.types import ROOT_INODE, NodeId, Origin
 from tests.unit.namespace.conftest import Node
 
 Three = tuple[Node, Node, Node]
@@ -106,3 +107,16 @@ def test_nobody_makes_it_wait_for_the_far_future(half_given: Three) -> None:
     with pytest.raises(Refused):
         taker.fs.gaps.note(name_of(author), {author.origin: author.fs.position + 10**12})
     assert taker.fs.gaps.reach == before
+
+
+def test_what_a_giver_makes_it_remember_is_bounded(half_given: Three) -> None:
+    """Promise 16."""
+    author, _, taker = half_given
+    many = {Origin(number): 5 for number in range(1, REACH_ORIGINS_MAX)}
+    taker.fs.gaps.note(name_of(author), many)
+    with pytest.raises(RemoteProtocolError):
+        taker.fs.gaps.note(
+            name_of(author), {Origin(REACH_ORIGINS_MAX + number): 5 for number in (0, 1)}
+        )
+    filled, limit = taker.fs.bounded()["reach_origins"]
+    assert filled < limit == REACH_ORIGINS_MAX
