@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from dfsfs.base.codec import decode, encode
-from dfsfs.base.errors import DfsError
+from dfsfs.base.errors import DfsError, NotFound
 from dfsfs.base.limits import (
     OFFER_COUNT_MAX,
     SHORT_CHECK_S,
@@ -209,7 +209,10 @@ class ShortFiles:
         try:
             inodes, self._unnamed = decode(raw, size_max=32 * KIB) if raw else ([], 0)
             for inode in inodes:
-                content = self._namespace.get(InodeId(inode)).content
+                try:
+                    content = self._namespace.get(InodeId(inode)).content
+                except NotFound:
+                    continue  # forgotten since
                 has_blocks = content.root is not None
                 file = _File(content, self._namespace.position, has_blocks)
                 self._files[InodeId(inode)] = file
