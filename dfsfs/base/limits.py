@@ -120,6 +120,7 @@ STABLE_S = 5.0  # a session that lasted so long was a good one: redialling begin
 GRADE_S = 1.0  # how often absence is judged
 RETURN_S = 20.0  # an absent member counts again when it has been back for so long
 FULL_PEER_S = 15.0  # a peer that had no space is not offered blocks for so long
+SLOW_PEER_S = 60.0  # one that took no block within CALL_TIMEOUT_S is asked after others for so long
 SHORT_CHECK_S = 1.0  # how often it is asked whether files on too few nodes have reached them
 SHORT_SUSPECT_S = 60.0  # after a block reached too few nodes, what is committed is looked at
 GC_PERIOD_S = 3 * 3600.0  # between two looks for unreferenced blocks, or an eighth of the grace

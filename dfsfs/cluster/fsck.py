@@ -99,13 +99,26 @@ class Checker:
             yield {"finding": f"bad block {digest_text(digest)} {where}", "mended": True}
         for digest, why in list(self._bad.items()):
             where = _names(paths.get(digest))
-            # Bytes that nobody needs and nobody can be served are not worth a good copy.
-            if self._repair and not paths.get(digest):
-                await self._store.remove(digest)
-            dropped = not self._store.has(digest)  # if not by us, garbage collection was faster
+            dropped = not await self._is_still_bad(digest)
+            # Bytes that nobody needs and nobody can be served are not worth a good copy. But
+            # somebody may be about to write them again: asked and removed in one step.
+            if not dropped and self._repair and not paths.get(digest):
+                dropped = not self._store.pins.is_pinned(digest) and await self._store.remove(
+                    digest
+                )
             if dropped:
                 del self._bad[digest]
             yield {"finding": f"bad block {digest_text(digest)} {where}: {why}", "mended": dropped}
+
+    async def _is_still_bad(self, digest: Digest) -> bool:
+        """Not if it was collected meanwhile, or written again."""
+        try:
+            await self._store.verify(digest)
+        except NotFound:
+            return False
+        except DfsError:
+            return True
+        return False
 
     def _block_count(self) -> int:
         return self._store.usage().block_count

@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
-from dfsfs.base.errors import DfsError, Full, NotFound, Unavailable
+from dfsfs.base.errors import DeadlineExceeded, DfsError, Full, NotFound, Unavailable
 from dfsfs.base.limits import (
     CALL_TIMEOUT_S,
     FULL_PEER_S,
     INLINE_HASH_BYTES_MAX,
     PENDING_COPIES_MAX,
+    SLOW_PEER_S,
     UPLOAD_BYTES_MAX,
 )
 from dfsfs.base.types import Buffer, Digest, DigestKind, NodeId, digest_of, digest_text
@@ -67,6 +68,7 @@ class Replicator:
         self._nursery: trio.Nursery | None = None
         self._pending: deque[tuple[Digest, NodeId, bool]] = deque()
         self._full_until_s: dict[NodeId, float] = {}  # peers that had no space lately
+        self._slow_until_s: dict[NodeId, float] = {}  # peers that let a put wait to its deadline
         self._pending_set: set[tuple[Digest, NodeId]] = set()
         self._more = trio.Event()
         self.scan_wanted = True  # blocks may lack copies that no queue knows of
@@ -101,6 +103,10 @@ class Replicator:
             return False
         return self._full_until_s.get(node, 0.0) <= self.world.now_s()
 
+    def _is_slow(self, node: NodeId) -> bool:
+        """Whether it lately took so long for a block that others are asked first."""
+        return self._slow_until_s.get(node, 0.0) > self.world.now_s()
+
     @property
     def refusals_end_s(self) -> float:
         """Until when peers that had no space are not asked again."""
@@ -119,12 +125,17 @@ class Replicator:
         others = [node for node in order if node != own]
         sessions = self._endpoint.sessions
         reachable = [node for node in others if node in sessions and self.takes_more(node)]
-        # Peers that take blocks of this upload come first among equals: an fsync has to flush
-        # every peer that took one.
-        # One that is not counted yet cannot be asked to.
+        # Who was slow comes last, and is asked if there is nobody else; before that who is not
+        # counted yet, and cannot be asked to flush. Peers that take blocks of this upload come
+        # first among equals: an fsync has to flush every peer that took one.
         counts = self._publication.counts
         reachable.sort(
-            key=lambda node: (not counts(node), node not in home, node not in flight.peers)
+            key=lambda node: (
+                self._is_slow(node),
+                not counts(node),
+                node not in home,
+                node not in flight.peers,
+            )
         )
         if self._concern is None:
             wanted = sum(node != own for node in home)
@@ -221,6 +232,8 @@ class Replicator:
             return False
         except DfsError as error:
             log.info("%s did not take %s: %s", session.peer.name, digest_text(digest), error)
+            if isinstance(error, DeadlineExceeded):
+                self._slow_until_s[node] = self.world.now_s() + SLOW_PEER_S
             return False
         self.copied_blocks += 1
         self.copied_bytes += len(data)
@@ -256,7 +269,7 @@ class Replicator:
                 continue
             digest, node, new = self._pending.popleft()
             try:
-                if node not in self._endpoint.sessions:
+                if node not in self._endpoint.sessions or self._is_slow(node):
                     self.scan_wanted = True  # when it is back, a scan compares
                     continue
                 data = await self._store.get(digest)

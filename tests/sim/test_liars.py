@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from dfsfs.base.limits import CALL_TIMEOUT_S, HEDGE_S
+from dfsfs.base.types import DigestKind, digest_of
 from dfsfs.base.units import MIB
 from dfsfs.net import Reply, Request, Session
 from dfsfs.testing.fixtures import some_bytes
@@ -48,3 +49,21 @@ async def test_a_holder_that_never_gives_what_it_has_is_passed_by(sim: Simulatio
     start_s = trio.current_time()
     assert await d.read("/x") == data
     assert trio.current_time() - start_s < CALL_TIMEOUT_S + len(data) // MIB * 2 * HEDGE_S
+
+
+async def test_a_peer_that_takes_no_block_holds_writers_up_once(sim: Simulation) -> None:
+    """Promise 16: a disk that hangs, say, while everything else is answered."""
+    a, b, c = await sim.start_nodes(3, replicas=2)
+
+    async def never(session: Session, request: Request) -> Reply:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    b.node.endpoint._handlers.calls["blocks.put"] = never
+    start_s = trio.current_time()
+    for number in range(16):
+        await a.write(f"/{number}", some_bytes(MIB // 4, number))
+    took_s = trio.current_time() - start_s
+    assert took_s < 1.5 * CALL_TIMEOUT_S
+    for number in range(16):
+        assert c.node.store.has(digest_of(DigestKind.BLAKE3, some_bytes(MIB // 4, number)))
