@@ -186,6 +186,7 @@ SUSPECT_S = 10.0  # a peer without a session is suspect for so long, then dead
 OFFER_COUNT_MAX = 512  # digests in one offer
 REPAIR_COPIES_MAX = 4  # blocks a repair sends at a time
 SETTLE_COUNT_MAX = 64  # files looked at in one step for whether they are flushed
+GC_AWAITED_DIVISOR = 4  # with less than this part of a store free, nobody's return is waited for
 GC_PAGE_COUNT = 256  # blocks looked at in one step of a garbage collection
 GC_NEWS_MAX = 1024  # contents committed during a look; above, it begins anew
 SCRUB_PAGE_COUNT = 16  # blocks verified in one step of a scrub

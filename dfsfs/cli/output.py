@@ -232,7 +232,7 @@ def collection_text(look: dict[str, int], *, dry_run: bool) -> str:
     lines = [
         f"in use      {look['referenced_blocks']} blocks",
         f"waiting     {waiting} blocks, {byte_text(waiting_bytes)}: nothing refers to them,"
-        " and their grace period is not over",
+        " and their grace period is not over, or a mount is away that may still need them",
     ]
     if dry_run:
         lines.append(f"would go    {look['due_blocks']} blocks, {byte_text(look['due_bytes'])}")

@@ -68,8 +68,7 @@ class Cluster:
     ) -> None:
         """`describe(version)` makes this node's own member record.
 
-        `sync_local` flushes this node's blocks and rows; `applied` is `Exchange`'s; `is_dirty` and
-        `write_back` are those of `Leases`.
+        `sync_local` flushes blocks, then rows; `applied` is `Exchange`'s, the last two `Leases`'.
         """
         self._world = world
         self._endpoint = endpoint
@@ -137,6 +136,7 @@ class Cluster:
             self.leases,
             settings,
             contents_in_use=contents_in_use,
+            away_s=lambda: horizon.away_s(self.exchange.is_level),
             check_namespace=check_namespace,
         )
         self._sessions: trio.Nursery | None = None

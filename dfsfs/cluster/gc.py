@@ -13,6 +13,9 @@ replica of the namespace; why that is safe is in doc/decisions/0010-garbage-coll
 - Content committed during a look is walked before anything more is removed.
 - A tree that cannot be read because a node is away stops the look: what is below is unknown. One
   whose interior node is lost for good is reported, and stops nothing.
+- While a mount is away it may edit what is removed or replaced here, and refer to blocks that it
+  does not hold. What was found unreferenced since it went waits until it is back and has told, or
+  counts no more (`--horizon`), or this store has less room than `limits.GC_AWAITED_DIVISOR` asks.
 - A node that has lost the names of files judges nothing until peers have sent them again.
 - A start gives every note a part of the grace period at least: a power cut may have brought back
   notes that somebody had taken off.
@@ -30,6 +33,7 @@ import trio
 
 from dfsfs.base.errors import Corrupt, DfsError, NotFound, Unavailable
 from dfsfs.base.limits import (
+    GC_AWAITED_DIVISOR,
     GC_CLOCK_S,
     GC_NEWS_MAX,
     GC_PAGE_COUNT,
@@ -73,6 +77,8 @@ class Look:
     referenced_blocks: int = 0
     unreferenced_blocks: int = 0
     unreferenced_bytes: int = 0
+    awaited_blocks: int = 0  # of the unreferenced those that a mount that is away may refer to
+    awaited_bytes: int = 0
     due_blocks: int = 0  # of the unreferenced beyond their grace period: they go, or would
     due_bytes: int = 0
     removed_blocks: int = 0
@@ -95,11 +101,13 @@ class Collector:
         *,
         grace_s: float,
         contents_in_use: ContentsInUse,
+        away_s: Callable[[], float],
         removed: Callable[[Digest], None],
         found_again: Callable[[], None],
     ) -> None:
         """`database` was made with `SCHEMA`; `contents_in_use` names what open files still need.
 
+        `away_s`: for how long the mount is away that counts and has been longest; 0: none is.
         `removed` is told of every block that has gone; `found_again` when what was unreferenced is
         not any more, its rows having come later than it: repair has left it alone until now.
         """
@@ -113,6 +121,8 @@ class Collector:
         self._members = members
         self._grace_s = grace_s
         self._contents_in_use = contents_in_use
+        self._away_s = away_s
+        self._awaits_s = 0.0  # younger notes than this wait for somebody
         self._found_again = found_again
         self._removed = removed
         self._clock_s = float(database.value("SELECT now_s FROM clock"))
@@ -141,7 +151,10 @@ class Collector:
         self.failure = ""  # why the last look was given up, if it was
         self.status = WorkerStatus(
             "gc",
-            figures={"looks": 0, "unreferenced_bytes": 0, "removed_blocks": 0, "removed_bytes": 0},
+            figures=dict.fromkeys(
+                ("looks", "unreferenced_bytes", "awaited_bytes", "removed_blocks", "removed_bytes"),
+                0,
+            ),
         )
         self._pins.watch(self._needed)
         namespace.subscribe(self._committed)
@@ -176,7 +189,8 @@ class Collector:
         """Mark one page, sweep one, or rest."""
         self._tick()
         if self._phase == "idle":
-            if self._world.now_s() < self._due_at_s:
+            in_vain = self.last.awaited_blocks and not self._awaits_s and not self.failure
+            if self._world.now_s() < self._due_at_s and not in_vain:
                 return IDLE_S
             if lost := self._members.fact(NAMES_LOST):
                 why = f"the names of files are lost here ({lost.decode()}): everything is kept"
@@ -202,6 +216,12 @@ class Collector:
         if self._endpoint.sessions or not others:
             self._clock_s += max(0.0, now_s - self._ticked_at_s)
         self._ticked_at_s = now_s
+        usage = self._store.usage()
+        has_room = usage.capacity_bytes - usage.block_bytes >= (
+            usage.capacity_bytes // GC_AWAITED_DIVISOR
+        )
+        away_s = self._away_s()
+        self._awaits_s = away_s if has_room else 0.0
         if self._clock_s - self._written_s >= GC_CLOCK_S:
             self._write_clock()
 
@@ -242,6 +262,7 @@ class Collector:
         figures = self.status.figures
         figures["looks"] = self.looks
         figures["unreferenced_bytes"] = self.last.unreferenced_bytes
+        figures["awaited_bytes"] = self.last.awaited_bytes
         figures["removed_blocks"] += self.last.removed_blocks
         figures["removed_bytes"] += self.last.removed_bytes
         if self.last.removed_blocks:
@@ -398,6 +419,8 @@ class Collector:
             self._count("unreferenced", size)
             if self._found_s(digest) is None:
                 fresh.append((digest, int(self._clock_s) + 1))
+            elif self._is_awaited(digest):
+                self._count("awaited", size)
             elif self._is_due(digest):
                 self._count("due", size)
                 if not self._dry:
@@ -424,8 +447,14 @@ class Collector:
         return (
             found_s is not None
             and self._clock_s - found_s >= self._grace_s
+            and not self._is_awaited(digest)
             and not self._pins.is_pinned(digest)
         )
+
+    def _is_awaited(self, digest: Digest) -> bool:
+        """Whether a mount went before the block was noted, and is away still."""
+        found_s = self._found_s(digest)
+        return found_s is not None and self._clock_s - found_s < self._awaits_s
 
     def _found_s(self, digest: Digest) -> int | None:
         found: int | None = self._database.value(

@@ -76,8 +76,25 @@ class Horizon:
             node: min(float(heard_s), self.clock_s)
             for node, heard_s in database.rows("SELECT node, heard_s FROM heard")
         }
+        self._level_s = dict(self._heard_s)  # when everything it had was here
         self._ticked_at_s = world.now_s()
         self._written_s = self.clock_s
+
+    def away_s(self, is_level: Callable[[NodeId], bool]) -> float:
+        """For how long the mount has been away that counts and has been longest; 0.0: none is.
+
+        One that is back is away until `is_level`: everything that it had is here.
+        """
+        counted = self.counted()
+        longest_s = 0.0
+        for member in self._members.current():
+            if member.node not in counted or not member.mounts:
+                continue
+            if member.node in self._endpoint.sessions and is_level(member.node):
+                self._level_s[member.node] = self.clock_s
+            level_s = self._level_s.setdefault(member.node, self.clock_s)
+            longest_s = max(longest_s, self.clock_s - level_s)
+        return longest_s
 
     def counted(self) -> frozenset[NodeId]:
         """Everybody who has a session, and every member heard within the horizon."""

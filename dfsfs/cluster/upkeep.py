@@ -50,6 +50,7 @@ class Upkeep:
         settings: ClusterSettings,
         *,
         contents_in_use: ContentsInUse,
+        away_s: Callable[[], float],
         check_namespace: Callable[[], Awaitable[list[str]]],
     ) -> None:
         """`database` is the collector's; the callables are those of `Collector` and `Checker`."""
@@ -75,6 +76,7 @@ class Upkeep:
             members,
             grace_s=settings.gc_grace_s,
             contents_in_use=contents_in_use,
+            away_s=away_s,
             removed=storage.removed,
             found_again=self._want_scan,
         )

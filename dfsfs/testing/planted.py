@@ -71,6 +71,7 @@ class Eager(Node):
     def _build(self) -> None:
         super()._build()
         self.cluster.upkeep.collector._grace_s = 0.0
+        self.cluster.upkeep.collector._away_s = lambda: 0.0
 
 
 class Blind(Node):

@@ -5,8 +5,9 @@ import random
 import pytest
 import trio
 
+from dfsfs.base.types import ROOT_INODE
 from dfsfs.base.units import MIB
-from dfsfs.testing.simnode import SimNode
+from dfsfs.testing.simnode import PROGRAM, SimNode
 from dfsfs.testing.simulator import Simulation
 
 HORIZON_S = 100.0
@@ -209,12 +210,57 @@ async def test_who_has_begun_to_apply_a_snapshot_needs_its_giver_no_more(sim: Si
     assert forgetting(c)["snapshots_taken"] == 1
 
 
-@pytest.mark.parametrize("horizon_s", [HORIZON_S, 1e6])
-async def test_blocks_that_others_collected_come_back_with_an_edit(
-    sim: Simulation, horizon_s: float
-) -> None:
+async def test_what_a_mount_that_is_away_may_edit_is_not_collected(sim: Simulation) -> None:
+    """Promise 13, of blocks that the one who edits does not hold. It goes when that one is back."""
+    a, b, c = await sim.start_nodes(3, gc_grace_s=20.0, replicas=1, write_concern=1)
+    removed, kept = random.Random(1).randbytes(4 * MIB), random.Random(2).randbytes(4 * MIB)
+    await a.write("/removed", removed)
+    await a.write("/kept", kept)
+    filesystem = c.node.filesystem
+    for name in (b"removed", b"kept"):  # the root of the tree, and what is read ahead
+        opened = await filesystem.open(filesystem.lookup(ROOT_INODE, name).inode, 0, PROGRAM)
+        await filesystem.read(opened.number, 0, 1)
+        await filesystem.release(opened.number)
+    await sim.converge()
+    sim.partition([a, b], [c])
+    await c.append("/kept", b"and more")
+    await a.unlink("/removed")
+    await a.unlink("/kept")
+    await trio.sleep(200.0)
+    sim.heal()
+    await sim.converge()
+    for node in (a, b, c):
+        assert await node.read("/kept") == kept + b"and more"
+    bytes_left = 1.5 * len(kept)  # with what is cached of it
+    await sim.until(
+        lambda: all(n.node.store.usage().block_bytes < bytes_left for n in (a, b, c)),
+        within_s=WAIT_S,
+        what="the other is collected",
+    )
+
+
+async def test_nobody_is_waited_for_when_space_is_needed(sim: Simulation) -> None:
+    """Removing a file must help on a full disk, whoever is away."""
+    capacity_bytes = 64 * MIB
+    a, b, c = await sim.start_nodes(
+        3, gc_grace_s=20.0, replicas=1, write_concern=1, capacity_bytes=capacity_bytes
+    )
+    await a.write("/old", random.Random(1).randbytes(3 * MIB))
+    content = a.node.namespace.lookup(ROOT_INODE, b"old").content
+    assert content.root is not None
+    sim.partition([a, b], [c])
+    await a.unlink("/old")
+    await trio.sleep(100.0)
+    assert a.node.store.has(content.root)
+    await a.write("/new", random.Random(2).randbytes(49 * MIB))
+    root = content.root
+    await sim.until(lambda: not a.node.store.has(root), within_s=10)
+    assert a.node.store.usage().block_bytes > capacity_bytes / 2
+
+
+async def test_blocks_that_others_collected_come_back_with_an_edit(sim: Simulation) -> None:
     """Promises 13 and 10: the file was removed and collected everywhere else meanwhile."""
-    a, b, c = await sim.start_nodes(3, horizon_s=horizon_s, gc_grace_s=20.0)
+    a, b, c = await sim.start_nodes(3, horizon_s=HORIZON_S, gc_grace_s=20.0)
     old = random.Random(1).randbytes(MIB)
     await a.write("/file", old)
     await sim.converge()
