@@ -75,7 +75,7 @@ cluster: $(DEV_STAMP) ## Real processes on loopback
 	$(PYTEST) tests/cluster
 
 faults: $(DEV_STAMP) ## Random faults on real nodes; DFS_FAULT_SECONDS and DFS_FAULT_SEED choose
-	$(PYTEST) -m 'faults or not faults' tests/cluster/test_faults.py
+	$(PYTEST) tests/cluster/test_faults.py
 
 demo: $(RUN_STAMP) ## Three peers on this machine, two mounts, one kill -9; cleans up after itself
 	@$(BIN)/python -m contrib.demo $(ARGS)

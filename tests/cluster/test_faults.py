@@ -421,7 +421,6 @@ def test_the_checker_finds_what_is_lost(tmp_path: Path) -> None:
         assert len(problems_of(tmp_path, written)) == 1
 
 
-@pytest.mark.faults
 @pytest.mark.timeout(SECONDS + (6 + SECONDS / ROUND_S) * DEADLINE_S)
 def test_what_was_acknowledged_is_there_after_everything_went_wrong(tmp_path: Path) -> None:
     names = "abcde"[: random.Random(f"{SEED}/nodes").choice((3, 4, 5))]
