@@ -27,9 +27,11 @@ async def _live(sim: Simulation) -> str:
     return await random_life(sim, seconds=SECONDS)
 
 
-# What harm makes a node say: flipped bits, a removed node, a backup put in place, a full disk.
+# What harm makes a node say: flipped bits, a removed node, a backup put in place, a full disk, lost
+# power.
 TOLD = pytest.mark.announce(
     "bad block|damaged|no good copy|sent bad bytes|removed|another incarnation|store is full"
+    "|is gone with|bytes are gone|torn|was not flushed and no node has it"
 )
 
 
