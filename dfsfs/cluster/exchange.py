@@ -392,6 +392,7 @@ class Exchange:
                             self._senders[node].wake()
                     elif kind == "level":
                         self._level_from.add(node)
+                        self._namespace.gaps.lost(node)  # it has given all it has
                         self._leases.level(node)
                         self._drafts.level(node)
                         self._level_changed.set()
@@ -403,6 +404,9 @@ class Exchange:
                         sent = max([sent, *(b.upto for b in batches if b.origin == theirs)])
                         whole = not batches or await self._apply(node, stream, batches, known)
                         whole = whole and self._namespace.held(theirs) >= sent
+                        relayed = reach or any(batch.origin != theirs for batch in batches)
+                        if relayed and node in self._level_from:
+                            self._namespace.gaps.lost(node)
                         if marks and whole:
                             self._drafts.ended([InodeId(-mark) for mark in marks if mark < 0])
                         if flush and whole:
@@ -412,8 +416,9 @@ class Exchange:
                 del self._receiving[node]
                 self._left.pop(node, None)
                 self._ready_from.discard(node)
+                if node not in self._level_from:
+                    self._namespace.gaps.lost(node)
                 self._level_from.discard(node)
-                self._namespace.gaps.lost(node)
 
     def _begun(self, node: NodeId, marks: Sequence[int]) -> list[InodeId]:
         """Note drafts that a peer begins; those that cannot be any, being known here already."""

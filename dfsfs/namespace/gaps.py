@@ -6,8 +6,9 @@ and its have-vector says that it needs neither. So a sender, the *giver*, says w
 sends rests on, its *reach*, and this replica keeps for each giver until it holds that:
 
 - *sure*, up to where nothing is missing: the have-vector from before the first such batch;
-- *until*, once the giver is lost: the have-vector of that moment. Between the two others have to
-  send again what they have (`refilling`), and it is joined although it seems to be here already.
+- *until*, once the giver is lost or has no more to give: the have-vector of that moment. Between
+  the two others have to send again what they have (`refilling`), and it is joined although it seems
+  to be here already.
 
 When the reach is held nothing is missing: whatever was left out has come as something newer. Until
 then what is here is given away with all reaches, so who gets it knows the same.
@@ -78,8 +79,9 @@ class Gaps:
             gap.sure[origin], gap.reach[origin] = sure, reach
             if until is not None:
                 gap.until = {**(gap.until or {}), origin: until}
-        for giver in self._gaps:
-            self.lost(giver)
+        for giver, gap in self._gaps.items():
+            if gap.until is None:  # it was giving when this node ended
+                self.lost(giver)
         self.settle()
 
     @property
@@ -153,9 +155,9 @@ class Gaps:
             self._drop([one for one, gap in self._gaps.items() if dominates(have, gap.reach)])
 
     def lost(self, giver: NodeId) -> None:
-        """It is gone: others have to fill what is missing."""
+        """It is gone, or has given all it has: others have to fill what is missing."""
         gap = self._gaps.get(giver)
-        if gap is not None and gap.until is None:
+        if gap is not None:
             have = self._have()
             gap.until = {origin: have.get(origin, 0) for origin in gap.reach}
             self._store(giver, gap.reach)

@@ -365,6 +365,7 @@ class History:
                 if batch is not None:
                     batches.append(batch)
             if not batches:
+                gaps.lost(name_of(source))  # it has no more to give
                 return
             if not everything:
                 batches = batches[: self.random.randint(1, len(batches))]
