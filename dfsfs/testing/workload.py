@@ -174,7 +174,12 @@ async def _recover(sim: Simulation, mix: Mix) -> None:
     judged = await run_task(sim.dice.choice(sim.up()), "fsck", repair=mix.harm == "rotten")
     assert not judged["result"]["left"], f"seed {sim.seed}: fsck says {judged}"
     if mix.grace_s == SHORT_GRACE_S:
-        # What nobody needs goes, and nothing else.
+        # What nobody needs goes, and nothing else. Those lost for good are not waited for any more.
+        one = sim.up()[0]
+        present = {node.identity.node_id for node in sim.up()}
+        for member in one.node.members.current():
+            if member.node not in present:
+                await run_task(one, "peers", name=member.node.hex())
         await trio.sleep(4 * mix.grace_s)
         left = await copies.garbage(sim.up(), sim.needs)
         assert not left, f"seed {sim.seed}: {left[:5]}"
