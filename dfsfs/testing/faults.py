@@ -141,7 +141,7 @@ async def crash(trouble: Trouble, dice: random.Random) -> None:
         if up:
             node = dice.choice(up)
             await trouble.worst_moment(node, dice)
-            if node.up:
+            if node.up and not trouble.quiet:  # still
                 await _killed(trouble.sim, node, _while(dice))
 
     await trouble.separate(part)

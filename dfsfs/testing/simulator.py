@@ -178,7 +178,6 @@ class Simulation:
         cut = nodes or tuple(self.nodes)
         self.history.power_cut(node.name for node in cut)
         for node in cut:
-            self._fuses.pop(node.name, None)
             node.boot += 1
             self._take_down(node, partial(self._disks[node.name].power_cut, dice=self.dice))
 
@@ -188,6 +187,7 @@ class Simulation:
 
     def _take_down(self, node: SimNode, leave: Callable[[Path], None]) -> None:
         """End a node as it is now; `leave` makes the directory of its next life."""
+        self._fuses.pop(node.name, None)
         self.network.crash(node.name)
         node.incarnation += 1
         state = self._directory / f"{node.name}.{node.incarnation}"

@@ -31,7 +31,7 @@ async def _live(sim: Simulation) -> str:
 # power.
 TOLD = pytest.mark.announce(
     "bad block|damaged|no good copy|sent bad bytes|removed|another incarnation|store is full"
-    "|is gone with|bytes are gone|torn|was not flushed and no node has it"
+    "|is gone with|bytes are gone|torn|was not flushed and no node has it|all copies of block"
 )
 
 
