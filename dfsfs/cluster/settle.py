@@ -29,7 +29,7 @@ from dfsfs.base.limits import (
     SETTLE_PATIENCE_S,
     SETTLE_S,
 )
-from dfsfs.base.types import ContentRef, Digest, InodeId, NodeId, Stamp
+from dfsfs.base.types import EMPTY_CONTENT, ContentRef, Digest, InodeId, NodeId, Stamp
 from dfsfs.blocks import BlockSource, BlockStore
 from dfsfs.cluster.leases import Leases
 from dfsfs.cluster.members import MemberTable
@@ -107,15 +107,30 @@ class Settler:
             return True
         if not found.nlink:
             return True
+        waited = self._world.now_s() - self._met[inode, stamp] >= SETTLE_EMPTY_S
+        # First its copies: writing the file makes files of them, which have what they had.
+        if not await self._copies_are_held(inode, stamp, waited):
+            return False
         state = await self._state(found.content)
         if state == LOST:
-            age_s = self._world.now_s() - self._met[inode, stamp]
             for fallback in self._namespace.fallbacks.of(inode):
                 if await self._state(fallback.content) == HELD:
-                    if fallback.content.size or age_s >= SETTLE_EMPTY_S:
+                    if fallback.content.size or waited:
                         await self._fall_back(inode, found.content, fallback)
                     break
         return state == HELD
+
+    async def _copies_are_held(self, inode: InodeId, stamp: Stamp, waited: bool) -> bool:
+        """The same for conflict copies of a file; they had nothing before."""
+        for copy in self._namespace.copies_of(inode):
+            content = self._namespace.get(copy).content
+            state = await self._state(content)
+            if state == LOST and waited:
+                nothing = Fallback(copy, stamp, EMPTY_CONTENT, mtime_ns=0)
+                await self._fall_back(copy, content, nothing)
+            if state != HELD:
+                return False
+        return True
 
     async def _fall_back(self, inode: InodeId, lost: ContentRef, fallback: Fallback) -> None:
         while not self._leases.held((inode,)):

@@ -127,6 +127,10 @@ class Namespace:
         """
         return self._reader.names(directory)
 
+    def copies_of(self, inode: InodeId) -> builtins.list[InodeId]:
+        """The conflict copies of a file that are versions of it, not files of their own."""
+        return self._reader.copies_of(inode)
+
     def following(self, inode: InodeId, limit: int) -> builtins.list[InodeId]:
         """Up to `limit` inodes behind one, when the tree is gone through in the order of names.
 

@@ -154,6 +154,28 @@ async def _replaced(sim: Simulation) -> None:
     assert {await node.read("/x") for node in nodes} < {OLD, NEW}
 
 
+async def _too_late() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def _conflict(sim: Simulation) -> None:
+    """A conflict copy that is lost is empty then, as a new file is on ext4; it can be read."""
+    nodes = await sim.start_nodes(4, write_concern=1, replicas=1)
+    one, other, *rest = nodes
+    await one.fsynced("/x", OLD)
+    sim.partition([one], [other, *rest])
+    await sim.until(lambda: not one.node.endpoint.sessions, within_s=10)
+    for node in one, other:
+        node.node.cluster.publication.flush_local = _too_late  # type: ignore[method-assign]
+        await node.write("/x", node.name.encode() * 300 * KIB)
+    sim.heal()
+    await sim.until(lambda: len(rest[0].names()) == len(rest[1].names()) == 2, within_s=60)
+    await _rows_are_flushed(rest)
+    sim.power_cut()
+    await _power_returns(sim, nodes)
+    await sim.check()
+
+
 async def _strangers(sim: Simulation) -> None:
     """Nodes that all lose power know each other afterwards."""
     nodes = await sim.start_nodes(3)
@@ -175,6 +197,7 @@ async def _strangers(sim: Simulation) -> None:
         _closed,
         _rewritten,
         _replaced,
+        _conflict,
         _strangers,
     ],
 )
