@@ -121,6 +121,18 @@ def read_fallbacks(database: Database, inode: InodeId) -> list[Fallback]:
     ]
 
 
+def note_copy(database: Database, inode: InodeId, stamp: Stamp, copy: InodeId) -> None:
+    """The content of `stamp` becomes a file of its own, by rows that say nothing of its blocks.
+
+    So it is not flushed when whoever makes that file has flushed these rows.
+    """
+    database.execute(
+        "INSERT OR IGNORE INTO fallback SELECT ?, time, origin, ?, ?, ?, ?, ?, ? FROM fallback"
+        " WHERE inode=? AND time=? AND origin=?",
+        (copy, *_NOTHING, inode, *stamp),
+    )
+
+
 class Fallbacks:
     """The table as a whole. Owned by the namespace; the methods are transactions of their own."""
 

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable
 from dfsfs.base.types import ROOT_INODE, InodeId, LinkId, Origin, Stamp
 from dfsfs.crdt import join
 from dfsfs.namespace.conflicts import Shown, Slot, conflict_names, copy_inode, siblings
+from dfsfs.namespace.fallbacks import note_copy
 from dfsfs.namespace.reading import Found, Reader
 from dfsfs.namespace.rows import (
     CLASS_MOVED,
@@ -189,6 +190,7 @@ class Pins:
         self._contents[copy] = ContentRow(
             _NOT_STAMPED, copy, slot.content, slot.mtime_ns, {}, slot.dot
         )
+        note_copy(self._work.database, inode, slot.stamp, copy)
         self._attributes += [
             AttributeRow(_NOT_STAMPED, copy, field, value)
             for field, value in self._work.database.rows(

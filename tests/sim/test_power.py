@@ -158,8 +158,8 @@ async def _too_late() -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def _conflict(sim: Simulation) -> None:
-    """A conflict copy that is lost is empty then, as a new file is on ext4; it can be read."""
+async def _versions_apart(sim: Simulation) -> list[SimNode]:
+    """A file has a conflict copy, all power is lost, and of both versions nobody has all blocks."""
     nodes = await sim.start_nodes(4, write_concern=1, replicas=1)
     one, other, *rest = nodes
     await one.fsynced("/x", OLD)
@@ -172,7 +172,24 @@ async def _conflict(sim: Simulation) -> None:
     await sim.until(lambda: len(rest[0].names()) == len(rest[1].names()) == 2, within_s=60)
     await _rows_are_flushed(rest)
     sim.power_cut()
+    return nodes
+
+
+async def _conflict(sim: Simulation) -> None:
+    """A conflict copy that is lost is empty then, as a new file is on ext4; it can be read."""
+    nodes = await _versions_apart(sim)
     await _power_returns(sim, nodes)
+    await sim.check()
+
+
+async def _conflict_resolved(sim: Simulation) -> None:
+    """Also if the copy is made a file of its own before anybody has seen that it is lost."""
+    nodes = await _versions_apart(sim)
+    for node in nodes:
+        await sim.restart(node)
+    await sim.until(sim.all_connected, within_s=60)
+    await nodes[2].write("/x", NEW)
+    await sim.converge(within_s=120)
     await sim.check()
 
 
@@ -198,6 +215,7 @@ async def _strangers(sim: Simulation) -> None:
         _rewritten,
         _replaced,
         _conflict,
+        _conflict_resolved,
         _strangers,
     ],
 )
