@@ -9,7 +9,7 @@ One transaction an inode, from below: what is in a directory and stays has been 
 Names and attributes are as they are shown here; the kernel sees one file go and another come.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from dfsfs.base.types import ROOT_INODE, FileKind, InodeId, LinkId, Origin
 from dfsfs.namespace.conflicts import siblings
@@ -64,6 +64,33 @@ class Again:
         return sorted(
             inodes, key=lambda one: -self._depth(one) if self.is_directory(one) else -_DEPTH_MAX
         )
+
+    def uncut(self, is_leaving: Callable[[InodeId], bool]) -> None:
+        """Where a cycle is cut and something of it leaves: say by rows what is shown.
+
+        Whoever never hears of it, or no longer, sees no cycle there, and nothing of what is in it.
+        """
+        if not any(map(is_leaving, self._in_cycles())):
+            return
+        with self._local.transaction() as transaction:
+            pin(transaction, self._reader, self._local, (), [])
+            stamp = transaction.stamp()
+            rows: list[Row] = []
+            for inode in sorted(self._irregular.broken):  # dead: what is live has been pinned
+                state = transaction.work.link(LinkId(inode))
+                assert state is not None
+                place = self._parent(state), state.name, ROOT_INODE, state.merge_class
+                rows.append(LinkRow(stamp, state.link, inode, *place))
+                rows.append(TombstoneRow(stamp, state.link, stamp, None))
+            transaction.join(rows)
+
+    def _in_cycles(self) -> set[InodeId]:
+        found: set[InodeId] = set()
+        for inode in self._irregular.broken:
+            while inode not in found:
+                found.add(inode)
+                inode = self._database.value("SELECT parent FROM link WHERE link=?", (inode,))
+        return found
 
     def remove(self, inode: InodeId, seen: Mapping[Origin, int], *, make: bool) -> InodeId:
         """Remove an inode for everybody and, if `make`, put another in its place; which it is then.

@@ -429,6 +429,8 @@ class Namespace:
         """
         if not self.is_whole:
             raise Unavailable("this node is catching up itself")
+        if cursor is None:
+            self._again.uncut(self._purge.is_dying)  # a crash came between
         try:
             return read_page(
                 self._database, cursor, bytes_max=bytes_max, leave_out=self._purge.leaves_out
@@ -481,6 +483,7 @@ class Namespace:
 
     def _make_again(self, inodes: Iterable[InodeId]) -> None:
         """What was judged dead, and came back by rows of somebody who did not know."""
+        self._again.uncut(self._purge.is_dying)
         live = [inode for inode in inodes if self._again.is_live(inode)]
         for inode in self._again.from_below(live):
             self._again.remove(inode, self.have(), make=True)
@@ -507,6 +510,7 @@ class Namespace:
             with self._database.transaction():
                 self._purge.mark(judgement.inodes[start : start + ROWS_BATCH_COUNT_MAX])
             yield
+        self._make_again(())  # a cycle that came since it was judged
         with self._database.transaction():
             self._purge.raise_floor(judgement.cut)
 

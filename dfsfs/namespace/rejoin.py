@@ -201,6 +201,7 @@ class Rejoin:
         going: list[InodeId] = []  # empty at every yield: who writes meanwhile makes news
         for inode in self._again.from_below(forgetters):
             forgetter = forgetters[inode]
+            self._again.uncut(forgetters.__contains__)
             if self._again.is_directory(inode):  # nothing is in it that is about to go
                 yield self._take_away(going)
             make = self._again.is_live(inode) and self._stays(inode, forgetter)

@@ -223,17 +223,17 @@ def _set_representative(work: WorkingSet, member: InodeId, representative: Inode
 
 
 def _rehome(work: WorkingSet, state: LinkState, directory: InodeId) -> None:
-    assert state.directory is not None
+    assert state.place is not None
+    before, after = state.place, (directory, state.name)
     if state.role > ALONE:
-        work.slots[state.directory, state.name] = None
-        work.slots[directory, state.name] = None
+        work.slots[before] = None
+    if before in work.slots or CONFLICT_MARK in state.name:  # what is due there is due here
+        work.slots[after] = None
     _uncount(work, state)
     state.directory = directory
-    state.place = (directory, state.name)
+    state.place = after
     state.role = ALONE
     _count(work, state)
-    if CONFLICT_MARK in state.name:
-        work.slots[directory, state.name] = None
     work.flush_link(state)
     _note_role_change(work, state)
 

@@ -572,7 +572,7 @@ def test_histories_converge_and_match_the_model(seed: int) -> None:
     run(seed, 40)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(8), 8030])
 def test_known_histories(seed: int) -> None:
     run(seed, 60)
 

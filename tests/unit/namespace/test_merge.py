@@ -1,5 +1,7 @@
 """Stories: what two people see who worked apart. Promise 13, one sentence a test."""
 
+from collections.abc import Callable
+
 import pytest
 
 from dfsfs.base.errors import Exists
@@ -176,6 +178,26 @@ def test_directories_of_one_name_merge(pair: tuple[Node, Node]) -> None:
     meet(one, two)
     assert two.names() == [b"e"]
     assert two.names(first) == [b"a", b"b", b"sub"]
+
+
+def test_a_merged_directory_moves_into_one_that_merges_at_the_same_time(
+    make: Callable[[int], Node],
+) -> None:
+    early, keeper, mover = make(1), make(2), make(3)
+    early.directory(b"new")
+    keeper.directory(b"old")
+    keeper.wall.us += 1
+    new, old = mover.directory(b"new"), mover.directory(b"old")
+    keeper.pull(mover)
+    assert keeper.fs.parent(old) == ROOT_INODE
+    mover.fs.rename(ROOT_INODE, b"old", new, b"moved")
+    news = [
+        node.fs.feed(node.origin, keeper.fs.held(node.origin), bytes_max=1000)
+        for node in (early, mover)
+    ]
+    keeper.fs.apply([batch for batch in news if batch is not None])
+    assert keeper.names() == [b"new", b"old"]
+    assert keeper.fs.path(old) == b"new/moved"
 
 
 def test_creating_inside_beats_removing(pair: tuple[Node, Node]) -> None:
