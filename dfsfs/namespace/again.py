@@ -12,8 +12,10 @@ Names and attributes are as they are shown here; the kernel sees one file go and
 from collections.abc import Callable, Iterable, Mapping
 
 from dfsfs.base.types import ROOT_INODE, FileKind, InodeId, LinkId, Origin
+from dfsfs.crdt import join
 from dfsfs.namespace.conflicts import siblings
 from dfsfs.namespace.local import LocalState, Transaction
+from dfsfs.namespace.pins import seen_vector
 from dfsfs.namespace.purge import links_of
 from dfsfs.namespace.reading import Reader
 from dfsfs.namespace.rows import (
@@ -95,7 +97,8 @@ class Again:
     def remove(self, inode: InodeId, seen: Mapping[Origin, int], *, make: bool) -> InodeId:
         """Remove an inode for everybody and, if `make`, put another in its place; which it is then.
 
-        `seen`: everything that anybody held who decided on this.
+        `seen`: everything that anybody held who decided on this. A content here may be newer, if a
+        snapshot brought it that was written while its pages were read.
         """
         made = self._local.new_id() if make else inode
         with self._local.transaction() as transaction:
@@ -104,7 +107,8 @@ class Again:
                     pin(transaction, self._reader, self._local, (), [], inode)
                 transaction.join(self._copy(transaction, inode, made))
             stamp = transaction.stamp()
-            vector = dict(seen)
+            vector = seen_vector(transaction.work.slots_of(inode).values())
+            join(vector, seen)
             for row in transaction.rows:
                 vector[row.stamp.origin] = max(vector.get(row.stamp.origin, 0), row.stamp.time)
             transaction.join(

@@ -262,7 +262,9 @@ def test_histories_forget_and_rejoin() -> None:
     assert sum(history.rejoined for history in histories) > 4
 
 
-@pytest.mark.parametrize(("seed", "steps"), [(5124, 160), (6009, 160), (6535, 160), (2276, 120)])
+@pytest.mark.parametrize(
+    ("seed", "steps"), [(5124, 160), (6009, 160), (6535, 160), (2276, 120), (100214, 120)]
+)
 def test_histories_that_failed_once(seed: int, steps: int) -> None:
     run(seed, steps)
 

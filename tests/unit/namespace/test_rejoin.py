@@ -1,6 +1,6 @@
 """A snapshot is taken step by step, and users go on meanwhile."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -48,6 +48,24 @@ def test_what_is_written_while_a_snapshot_is_taken_is_not_forgotten(
         left = {name: here.data(inode) for name, inode, _ in here.fs.names(ROOT_INODE)}
         assert left == expected, f"written after step {at}"
         assert at > 1 or len(expected) == 2, "nothing has been removed yet"
+
+
+def test_what_is_written_while_a_snapshot_is_given_is_made_again_once(
+    make: Callable[[int], Node],
+) -> None:
+    here, peer = make(1), make(2)
+    file = here.file(b"f", data=b"old")
+    peer.pull(here)
+    here.fs.unlink(ROOT_INODE, b"f")
+    doom(here, forget=True)
+
+    def write() -> Iterator[None]:
+        peer.write(file, b"news")
+        yield
+
+    rejoin(here, peer, meanwhile=write())
+    assert here.names() == [b"f"]
+    assert here.data(here.fs.lookup(ROOT_INODE, b"f").inode) == b"news"
 
 
 def test_what_is_below_a_cut_cycle_outlives_the_rest_of_it(make: Callable[[int], Node]) -> None:
@@ -163,5 +181,6 @@ def rejoin(here: Node, peer: Node, *, meanwhile: Iterable[None] = ()) -> None:
         if cursor is None:
             break
     here.fs.rejoin.complete(peer.fs.floor, peer.fs.have())
-    for _ in here.fs.finish_rejoin():
+    for step, _ in enumerate(here.fs.finish_rejoin()):
+        assert step < 100, "it does not end"
         assert here.fs.check() == []
