@@ -153,9 +153,9 @@ def stale_reads(history: History) -> list[str]:
 
 def _must_see(history: History, read: Call, write: Call) -> bool:
     if write.node == read.node:
-        # After a power cut it may have lost it, until it is connected with who has it.
-        alone = not write.company & read.epochs.keys()
-        if alone and history.powerless({read.node}, write, read.start):
+        # After a power cut it may have lost it, until it is connected with somebody who has not.
+        holders = {read.node} | (write.company & read.epochs.keys())
+        if history.powerless(holders, write, read.start):
             return False
     return _was_known(write, read)
 
