@@ -132,13 +132,19 @@ async def partition(trouble: Trouble, dice: random.Random) -> None:
     await trouble.separate(part)
 
 
+def _may_start(sim: Simulation) -> list[SimNode]:
+    """Those that run and may be started again soon.
+
+    One that starts with a clock an hour ahead is kept apart: decision 22.
+    """
+    return [node for node in sim.up() if abs(node.world.skew_s) <= SKEW_MAX_S]
+
+
 async def crash(trouble: Trouble, dice: random.Random) -> None:
     """Kill a node; it is back after a while."""
 
     async def part() -> None:
-        # One that starts with a clock an hour ahead is kept apart: decision 22.
-        up = [node for node in trouble.sim.up() if abs(node.world.skew_s) <= SKEW_MAX_S]
-        if up:
+        if up := _may_start(trouble.sim):
             node = dice.choice(up)
             await trouble.worst_moment(node, dice)
             if node.up and not trouble.quiet:  # still
@@ -163,7 +169,9 @@ async def outage(trouble: Trouble, dice: random.Random) -> None:
         return
     async with trouble.lull():
         await trouble.whole()
-        node = dice.choice(trouble.sim.up())
+        if not (up := _may_start(trouble.sim)):
+            return
+        node = dice.choice(up)
         if dice.random() < 0.5:
             trouble.sim.power_cut_in_flush(node, dice.randint(1, 8))
             await trio.sleep(MOMENT_S)
