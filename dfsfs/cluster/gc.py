@@ -454,7 +454,8 @@ class Collector:
     def _is_awaited(self, digest: Digest) -> bool:
         """Whether a mount went before the block was noted, and is away still."""
         found_s = self._found_s(digest)
-        return found_s is not None and self._clock_s - found_s < self._awaits_s
+        # A note is rounded up, so it may be of the next second.
+        return found_s is not None and max(0.0, self._clock_s - found_s) < self._awaits_s
 
     def _found_s(self, digest: Digest) -> int | None:
         found: int | None = self._database.value(

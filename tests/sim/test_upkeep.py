@@ -206,6 +206,21 @@ async def test_a_node_apart_collects_nothing(sim: Simulation) -> None:
     await sim.check()
 
 
+async def test_a_node_apart_looks_for_garbage_now_and_then(sim: Simulation) -> None:
+    """Promise 16. Its clock of collection stands still; seed 600680 looked without a pause."""
+    a, b = await sim.start_nodes(2, mounts=1, gc_grace_s=GRACE_S)
+    await a.write("/gone", some_bytes(MIB, 1))
+    await sim.converge()
+    sim.partition([a], [b])
+    await sim.until(lambda: not a.node.endpoint.sessions, within_s=10)
+    await a.unlink("/gone")
+    collector = a.node.cluster.upkeep.collector
+    looks = collector.looks
+    await trio.sleep(GRACE_S)
+    assert 2 <= collector.looks - looks < 20
+    sim.heal()
+
+
 async def test_an_open_file_keeps_its_blocks_everywhere(sim: Simulation) -> None:
     """Promise 18: also those that the reader has not fetched yet."""
     a, b, c = await sim.start_nodes(3, gc_grace_s=GRACE_S, replicas=2)
