@@ -546,8 +546,9 @@ class Filesystem:
                 self._kernel.readers_gone(inode, only_grown=readers.is_growing(inode))
             await self._kernel.invalidated(changes)
         finally:
-            for inode in readers.pages_dropped(inodes):
+            for inode in (shown := readers.pages_dropped(inodes)):
                 self._kernel.attributes_changed(inode)
+        await self._kernel.invalidated(changes if shown else ())  # their sizes, too
 
     def has_uncommitted(self, inode: InodeId) -> bool:
         """Whether `hand_over` has something to do."""
