@@ -395,7 +395,7 @@ class Collector:
                 self._counts = counted | removed
                 return
             # Between this look at notes and pins and the removal from the index is no checkpoint.
-            if self._is_due(digest):
+            if self._is_due(digest, self._found_s(digest)):
                 size = self._store.size(digest) or 0
                 self._forget(digest)
                 if await self._store.remove(digest):
@@ -417,11 +417,12 @@ class Collector:
                 continue
             size = self._store.size(digest) or 0
             self._count("unreferenced", size)
-            if self._found_s(digest) is None:
+            found_s = self._found_s(digest)
+            if found_s is None:
                 fresh.append((digest, int(self._clock_s) + 1))
-            elif self._is_awaited(digest):
+            elif self._is_awaited(found_s):
                 self._count("awaited", size)
-            elif self._is_due(digest):
+            elif self._is_due(digest, found_s):
                 self._count("due", size)
                 if not self._dry:
                     due.append(digest)
@@ -442,20 +443,18 @@ class Collector:
             for digest in sorted({row[0] for row in noted} - set(page)):
                 self._forget(digest)
 
-    def _is_due(self, digest: Digest) -> bool:
-        found_s = self._found_s(digest)
+    def _is_due(self, digest: Digest, found_s: int | None) -> bool:
         return (
             found_s is not None
             and self._clock_s - found_s >= self._grace_s
-            and not self._is_awaited(digest)
+            and not self._is_awaited(found_s)
             and not self._pins.is_pinned(digest)
         )
 
-    def _is_awaited(self, digest: Digest) -> bool:
-        """Whether a mount went before the block was noted, and is away still."""
-        found_s = self._found_s(digest)
+    def _is_awaited(self, found_s: int) -> bool:
+        """Whether a mount went before a block was noted, and is away still."""
         # A note is rounded up, so it may be of the next second.
-        return found_s is not None and max(0.0, self._clock_s - found_s) < self._awaits_s
+        return max(0.0, self._clock_s - found_s) < self._awaits_s
 
     def _found_s(self, digest: Digest) -> int | None:
         found: int | None = self._database.value(

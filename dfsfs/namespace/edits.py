@@ -19,7 +19,7 @@ from dfsfs.base.limits import (
 )
 from dfsfs.base.types import ROOT_INODE, ContentRef, FileKind, InodeId, Stamp
 from dfsfs.namespace.conflicts import siblings
-from dfsfs.namespace.local import LocalState
+from dfsfs.namespace.local import LocalState, Transaction
 from dfsfs.namespace.pins import Pins, seen_vector
 from dfsfs.namespace.quick import Quick
 from dfsfs.namespace.reading import Reader, read_private
@@ -76,19 +76,22 @@ class Edits:
         with self._local.transaction() as transaction:
             if found.nlink:  # a hidden twin needs no pins: writing it brings it into sight
                 pin(transaction, self._reader, self._local, (), [], inode)
-            stamp = transaction.stamp()
-            vector = seen_vector(read_slots(self._database, inode).values())
-            vector.pop(self._local.origin, None)
-            transaction.join([ContentRow(stamp, inode, content, mtime_ns, vector, stamp)])
+            self._replace(transaction, inode, content, mtime_ns)
         return self._reader.get(inode)
 
     def revive(self, inode: InodeId, content: ContentRef, *, mtime_ns: int) -> None:
         """Give a removed file bytes that its remover had not seen; see Namespace.revive."""
         with self._local.transaction() as transaction:
-            stamp = transaction.stamp()
-            vector = seen_vector(read_slots(self._database, inode).values())
-            vector.pop(self._local.origin, None)
-            transaction.join([ContentRow(stamp, inode, content, mtime_ns, vector, stamp)])
+            self._replace(transaction, inode, content, mtime_ns)
+
+    def _replace(
+        self, transaction: Transaction, inode: InodeId, content: ContentRef, mtime_ns: int
+    ) -> None:
+        """One content row in place of all that are here."""
+        stamp = transaction.stamp()
+        vector = seen_vector(read_slots(self._database, inode).values())
+        vector.pop(self._local.origin, None)
+        transaction.join([ContentRow(stamp, inode, content, mtime_ns, vector, stamp)])
 
     def _write_beside(
         self, found: Inode, content: ContentRef, mtime_ns: int, seen: ContentRef

@@ -134,12 +134,14 @@ class Gaps:
             if dominates(have, reach):
                 return
             gap = self._gaps[giver] = _Gap(sure=have, reach=dict(have))
-            self._store(giver, have)
+            changed: Iterable[Origin] = gap.reach
         elif gap.until is not None:
             gap.until = None
-            self._store(giver, gap.reach)
+            changed = gap.reach
+        else:
+            changed = reach
         join(gap.reach, reach)
-        self._store(giver, reach)
+        self._store(giver, changed)
 
     def hold(self, positions: Mapping[Origin, int]) -> None:
         """Everything up to `positions` has come, as a snapshot."""

@@ -10,7 +10,7 @@ whose grace period of garbage collection is short: what it promises is bounded b
 
 import random
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -180,9 +180,15 @@ async def outage(trouble: Trouble, dice: random.Random) -> None:
         if node.up:
             trouble.sim.power_cut(node)
         await trio.sleep(_while(dice))
+        await _power_returns(trouble, [node])
+
+
+async def _power_returns(trouble: Trouble, nodes: Sequence[SimNode]) -> None:
+    """Start nodes in this order; what they have lost they get back from the others."""
+    for node in nodes:
         await trouble.sim.restart(node)
-        await trouble.meet()
-        await trouble.whole()
+    await trouble.meet()
+    await trouble.whole()
 
 
 async def jump(trouble: Trouble, dice: random.Random) -> None:
@@ -282,10 +288,7 @@ async def blackout(trouble: Trouble, dice: random.Random) -> None:
         await trouble.worst_moment(dice.choice(nodes), dice)
         trouble.sim.power_cut(*nodes)
         await trio.sleep(_while(dice))
-        for node in dice.sample(nodes, len(nodes)):
-            await trouble.sim.restart(node)
-        await trouble.meet()
-        await trouble.whole()
+        await _power_returns(trouble, dice.sample(nodes, len(nodes)))
 
 
 async def rotten(trouble: Trouble, dice: random.Random) -> None:

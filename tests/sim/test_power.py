@@ -16,6 +16,7 @@ from dfsfs.base.types import ROOT_INODE
 from dfsfs.base.units import KIB
 from dfsfs.node import Node
 from dfsfs.runtime import failures_in
+from dfsfs.testing import planted
 from dfsfs.testing.outage import Versions, power_life
 from dfsfs.testing.simnode import PROGRAM, SimNode
 from dfsfs.testing.simulator import Simulation, simulate
@@ -154,7 +155,7 @@ async def _replaced(sim: Simulation) -> None:
     assert {await node.read("/x") for node in nodes} < {OLD, NEW}
 
 
-async def _too_late() -> None:
+async def _flush_nothing() -> None:
     await trio.lowlevel.checkpoint()
 
 
@@ -166,7 +167,7 @@ async def _versions_apart(sim: Simulation) -> list[SimNode]:
     sim.partition([one], [other, *rest])
     await sim.until(lambda: not one.node.endpoint.sessions, within_s=10)
     for node in one, other:
-        node.node.cluster.publication.flush_local = _too_late  # type: ignore[method-assign]
+        node.node.cluster.publication.flush_local = _flush_nothing  # type: ignore[method-assign]
         await node.write("/x", node.name.encode() * 300 * KIB)
     sim.heal()
     await sim.until(lambda: len(rest[0].names()) == len(rest[1].names()) == 2, within_s=60)
@@ -272,23 +273,14 @@ class FlushesForNobodyElse(Node):
 
     def _build(self) -> None:
         super()._build()
-
-        async def at_once() -> None:
-            await trio.lowlevel.checkpoint()
-
-        self.cluster.publication.flush_local = at_once  # type: ignore[method-assign]
+        self.cluster.publication.flush_local = _flush_nothing  # type: ignore[method-assign]
 
 
-class Hasty(Node):
+class Hasty(planted.Hasty):
     """A node whose calls return before anybody else has what they wrote."""
 
     def _build(self) -> None:
         super()._build()
-
-        async def at_once(position: int) -> None:
-            await trio.lowlevel.checkpoint()
-
-        self.cluster.publication.visible = at_once  # type: ignore[method-assign]
         self.cluster.replicator.begin = (  # type: ignore[method-assign]
             lambda digest, data, *, new, flight: self.cluster.replicator.budget.release(len(data))
         )

@@ -18,6 +18,7 @@ from dfsfs.cluster import fsck
 from dfsfs.cluster.placement import ranked
 from dfsfs.cluster.references import paths_of
 from dfsfs.testing import faults
+from dfsfs.testing.faults import run_task
 from dfsfs.testing.fixtures import some_bytes
 from dfsfs.testing.simnode import SimNode
 from dfsfs.testing.simulator import Simulation
@@ -33,14 +34,6 @@ def stored(node: SimNode) -> set[Digest]:
         found.update(page)
         after = page[-1]
     return found
-
-
-async def run_task(node: SimNode, task: str, **arguments: Any) -> dict[str, Any]:
-    """The last report of a task of the operator."""
-    last: dict[str, Any] = {}
-    async for report in node.node.upkeep(task, arguments):
-        last = report
-    return last
 
 
 async def test_what_nobody_refers_to_goes_after_its_grace_period(sim: Simulation) -> None:
